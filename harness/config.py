@@ -17,11 +17,11 @@ class ModelConfig:
     name: str = "llama"
     width: int = 64
     depth: int = 2
-    head_dim: int = 16
+    head_dim: int | None = None  # width // n_heads where n_heads is given, else 16
     n_heads: int | None = None  # width // head_dim
     n_kv_heads: int | None = None  # n_heads: no grouping
     ffn_width: int | None = None  # ffn_ratio * width, rounded up to a multiple of 8
-    ffn_ratio: float = 8 / 3
+    ffn_ratio: float | None = None  # 8/3, unless ffn_width is given
     context: int = 64
     tied: bool = True
     qk_norm: bool = False
@@ -37,10 +37,13 @@ class ParameterizationConfig:
     name: str = "standard"
     base_width: int = 64
     base_depth: int = 2
-    init_std: float = 0.02
+    init_std: float | None = None  # of matrices at the base width; 1/sqrt(base_width)
     embedding_lr_multiplier: float = 1.0
-    weight_decay_width_exponent: float = 0.0
-    depth_alpha: float = 1.0
+    embedding_multiplier: float = 1.0
+    logits_multiplier: float = 1.0
+    weight_decay_width_exponent: float | None = None  # the paper's: 0, completep 1
+    depth_alpha: float | None = None  # completep only: 1
+    base_head_dim: int | None = None  # mup, completep: where the head size grows with the model
 
 
 @dataclass

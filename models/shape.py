@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from models.errors import UserError
 
 FFN_RATIO = 8 / 3  # SwiGLU has three matrices: 8/3 of the width gives the parameters of a plain 4x MLP (Shazeer 2020)
+HEAD_DIM = 16  # gives narrow models several heads; large models take 64 or 128. Held while width grows.
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ class LlamaShape:
     ) -> "LlamaShape":
         """A shape with the usual relations filled in; what is given is taken as it stands.
 
-        Of head_dim and n_heads one is needed: the other follows from n_heads * head_dim = width (both given: they
-        stand, whatever the width). n_kv_heads = n_heads. ffn_width = ffn_ratio * width rounded up to ffn_multiple,
-        ffn_ratio 8/3. Raises UserError where both or neither side of a relation is given, or it cannot hold.
+        Of head_dim and n_heads one follows from the other by n_heads * head_dim = width; neither given: head_dim 16;
+        both given: they stand, whatever the width. n_kv_heads = n_heads. ffn_width = ffn_ratio * width rounded up to
+        ffn_multiple, ffn_ratio 8/3. Raises UserError where ffn_width and ffn_ratio are both given or a relation cannot
+        hold.
         """
         if not (_is_int(width) and width >= 1):
             raise UserError(f"model.width={width!r} must be a whole number of at least 1")
@@ -95,7 +97,7 @@ def _heads(width: int, head_dim: int | None, n_heads: int | None) -> tuple[int, 
     if head_dim is not None and n_heads is not None:
         return head_dim, n_heads
     if head_dim is None and n_heads is None:
-        raise UserError("neither model.head_dim nor model.n_heads is given: give one, the other follows from the width")
+        head_dim = HEAD_DIM
     name, given = ("head_dim", head_dim) if n_heads is None else ("n_heads", n_heads)
     if not (_is_int(given) and given >= 1 and width % given == 0):
         raise UserError(f"model.{name}={given!r} must divide model.width={width} (or give head_dim and n_heads both)")
