@@ -1,0 +1,286 @@
+"""Hydra composes the groups once per command; the typed schema checks every key and value before anything starts.
+
+    overrides -> compose() -> Request(config, axes, ...) -> request.with_values({...}) -> Config -> resolve() -> Point
+
+Layers, the later displacing the earlier side of a relation (resolve.RELATIONS): defaults, sweep file, command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.config import Config
+from harness.errors import UserError
+from harness.resolve import RELATIONS
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+GROUPS = ("model", "parameterization", "optimizer", "schedule", "data", "sweep", "launcher", "tracking")
+# "key=log2(-10, -5, 6)" is ours, not Hydra's grammar: taken out before Hydra parses the rest.
+RANGE = re.compile(r"^\s*(log2|log10|geom|linear)\s*\(.*\)\s*$")
+
+
+@dataclass
+class Request:
+    """What a command line (and sweep file) asks for: a base config, the axes typed on the command line, and which keys
+    were given where (a default yields to a given side of a relation; two given sides are an error)."""
+
+    config: Config
+    axes: dict[str, list | str] = field(default_factory=dict)
+    command_given: frozenset[str] = frozenset()
+    file_given: frozenset[str] = frozenset()
+    config_dir: Path | None = None
+    _tree: DictConfig | None = None
+    _typed: dict = field(default_factory=dict)
+
+    def typed(self, key: str, value: Any) -> Any:
+        """`value` as the schema's type for `key`; for a group (`parameterization`) the named choice's config object.
+
+        Raises UserError for an unknown key or an ill-typed value.
+        """
+        cached = self._typed.get((key, repr(value)))
+        if cached is None:
+            cached = self._typed[(key, repr(value))] = (self._type(key, value),)
+        return cached[0]
+
+    def _type(self, key: str, value: Any) -> Any:
+        if key in GROUPS:
+            if key == "sweep":
+                raise UserError("sweep is no axis: a sweep file cannot sweep over sweeps.")
+            return _group(key, str(value), self.config_dir, self._tree)
+        tree = copy.deepcopy(self._tree)
+        with _plain_errors(key):
+            if OmegaConf.select(tree, key, default=_ABSENT) is _ABSENT:
+                raise UserError(_unknown(key))
+            OmegaConf.update(tree, key, value)
+            found = OmegaConf.select(tree, key)
+        return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
+
+    def with_values(self, values: dict[str, Any]) -> Config:
+        """The base config with typed `values` set; each displaces the other side of its relation. Groups come first, so
+        that `schedule` with `schedule.warmup` means: that schedule, then that warm-up."""
+        config = _shallow(self.config)
+        for key in sorted(values, key=lambda k: k not in GROUPS):
+            owner, name = _owner(config, key)
+            value = values[key]
+            setattr(owner, name, copy.copy(value) if key in GROUPS else value)
+            other = _other(key)
+            if other and other not in values and value is not None:
+                owner, name = _owner(config, other)
+                setattr(owner, name, None)
+        return config
+
+
+class _Absent:
+    pass
+
+
+_ABSENT = _Absent()
+
+
+def compose(overrides: list[str], command: str = "train", config_dir: str | Path | None = None) -> Request:
+    """Compose the groups with `overrides` (Hydra's grammar).
+
+    Comma lists and ranges become `Request.axes` where `command` is sweep, status or check; elsewhere they are an error.
+    Raises UserError for unknown groups, keys and choices (with the nearest valid name), ill-typed values, and relations
+    of which both sides are given in one layer.
+    """
+    fixed, axes = split_axes(overrides)
+    if axes and command not in ("sweep", "status"):
+        key = next(iter(axes))
+        raise UserError(f"{key} is given a list, but `hyperlaw {command}` takes one value; lists are for `hyperlaw sweep`.")
+    config_dir = Path(config_dir).resolve() if config_dir else None
+    given = {k.lstrip("+~") for k in (o.split("=", 1)[0] for o in fixed)}
+    tree = _compose_tree(fixed, config_dir)
+    file_given = _sweep_file_keys(fixed, config_dir)
+    _displace(tree, given, f"`hyperlaw {command}`")
+    _displace(tree, file_given, "the sweep file", above=given)
+    with _plain_errors("config"):
+        config = OmegaConf.to_object(tree)
+    return Request(config, axes, frozenset(given), frozenset(file_given), config_dir, tree)
+
+
+def choices(group: str, config_dir: Path | None = None) -> list[str]:
+    """Names that `group=NAME` may take."""
+    folders = [CONFIGS / group] + ([config_dir / group] if config_dir else [])
+    return sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """' Did you mean NAME?' or ''."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Every dotted key of the schema."""
+
+    def walk(tree: DictConfig, prefix: str) -> list[str]:
+        keys = []
+        for k in tree:
+            node = tree._get_node(k)
+            keys += walk(node, f"{prefix}{k}.") if isinstance(node, DictConfig) and not node._is_none() else []
+            keys.append(f"{prefix}{k}")
+        return keys
+
+    return tuple(walk(OmegaConf.structured(Config), ""))
+
+
+def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
+    """(overrides with one value, {key: list or range}). Raises UserError where the grammar is broken."""
+    fixed, axes = [], {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if equals and RANGE.match(value):
+            axes[key.lstrip("+")] = value.strip()
+            continue
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as e:
+            raise UserError(f"{text!r} is no valid KEY=VALUE: {_first_line(e)}") from None
+        if not equals and not override.is_delete():
+            raise UserError(f"{text!r} is no KEY=VALUE.")
+        if override.key_or_group.split(".")[0] == "hydra":
+            raise UserError(f"{text!r}: Hydra's own settings are not taken here; use `--config-dir DIR` for more configs.")
+        if override.is_sweep_override():
+            values = [v.text if isinstance(v, QuotedString) else v for v in override.sweep_iterator()]
+            axes[override.key_or_group] = [_number(v) for v in values]
+        else:
+            fixed.append(text)
+    return fixed, axes
+
+
+def _number(text: Any) -> Any:
+    """Hydra's sweep iterator gives strings; numbers, booleans and null come back as such."""
+    if not isinstance(text, str):
+        return text
+    value = OmegaConf.create(f"v: {text}")["v"] if re.fullmatch(r"[\w.+\-]+", text) else text
+    return value
+
+
+def _compose_tree(fixed: list[str], config_dir: Path | None) -> DictConfig:
+    _check_names(fixed, config_dir)
+    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            raw = hydra_compose("config", overrides=search + fixed)
+    except (HydraException, OmegaConfBaseException) as e:
+        raise UserError(_first_line(e)) from None
+    tree = OmegaConf.structured(Config)
+    for key in raw:
+        if key not in tree:
+            raise UserError(_unknown(str(key)))
+    with _plain_errors("config"):
+        tree = OmegaConf.merge(tree, raw)
+        OmegaConf.resolve(tree)
+    return tree
+
+
+def _check_names(fixed: list[str], config_dir: Path | None) -> None:
+    """Unknown keys and choices, named before Hydra stumbles over them."""
+    for text in fixed:
+        key, _, value = text.partition("=")
+        key = key.lstrip("+~")
+        if key in GROUPS:
+            names = choices(key, config_dir)
+            if value not in names:
+                raise UserError(f"{key}={value}: no such {key}.{nearest(value, names)} Choices: {', '.join(names)}.")
+        elif key not in known_keys() and not key.startswith("sweep.axes."):
+            raise UserError(_unknown(key))
+
+
+def _unknown(key: str) -> str:
+    return f"{key}: no such key.{nearest(key, list(known_keys()))}"
+
+
+def _sweep_file_keys(fixed: list[str], config_dir: Path | None) -> set[str]:
+    """Dotted keys that the sweep file itself sets."""
+    name = next((o.partition("=")[2] for o in fixed if o.partition("=")[0] == "sweep"), None)
+    if name is None:
+        return set()
+    tree = OmegaConf.to_container(OmegaConf.load(_group_file("sweep", name, config_dir)), resolve=False) or {}
+
+    def walk(node: dict, prefix: str) -> set[str]:
+        keys = set()
+        for k, v in node.items():
+            keys |= walk(v, f"{prefix}{k}.") if isinstance(v, dict) else ({f"{prefix}{k}"} if v is not None else set())
+        return keys
+
+    return walk({k: v for k, v in tree.items() if k not in ("defaults", "sweep")}, "")
+
+
+def _group_file(group: str, name: str, config_dir: Path | None) -> Path:
+    mine = (config_dir / group / f"{name}.yaml") if config_dir else None
+    return mine if mine and mine.is_file() else CONFIGS / group / f"{name}.yaml"
+
+
+def _group(group: str, name: str, config_dir: Path | None, tree: DictConfig) -> Any:
+    names = choices(group, config_dir)
+    if name not in names:
+        raise UserError(f"{group}={name}: no such {group}.{nearest(name, names)} Choices: {', '.join(names)}.")
+    schema = OmegaConf.structured(Config)[group]
+    with _plain_errors(group):
+        chosen = OmegaConf.merge(schema, OmegaConf.load(_group_file(group, name, config_dir)))
+        return OmegaConf.to_object(chosen)
+
+
+def _displace(tree: DictConfig, given: set[str], where: str, above: set[str] = frozenset()) -> None:
+    """Null the other side of every relation that `given` decides; `above` are keys that a later layer gave."""
+    for a, b in RELATIONS:
+        sides = [k for k in (a, b) if k in given and OmegaConf.select(tree, k) is not None]
+        if above & {a, b}:
+            continue
+        if len(sides) == 2:
+            raise UserError(f"{where} gives both {a} and {b}, which say the same thing; give one of them.")
+        if sides:
+            OmegaConf.update(tree, b if sides[0] == a else a, None)
+
+
+def _other(key: str) -> str | None:
+    return next((b if key == a else a for a, b in RELATIONS if key in (a, b)), None)
+
+
+def _owner(config: Config, key: str) -> tuple[Any, str]:
+    node = config
+    *path, name = key.split(".")
+    for part in path:
+        node = getattr(node, part)
+    return node, name
+
+
+def _shallow(config: Config) -> Config:
+    """A copy whose groups are copies too; lists and dictionaries inside are shared and never changed."""
+    new = copy.copy(config)
+    for group in (*GROUPS, "validation"):
+        setattr(new, group, copy.copy(getattr(config, group)))
+    return new
+
+
+def _first_line(e: Exception) -> str:
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    return lines[0] if lines else type(e).__name__
+
+
+@contextlib.contextmanager
+def _plain_errors(key: str):
+    """OmegaConf's errors as one line that names the key."""
+    try:
+        yield
+    except OmegaConfBaseException as e:
+        full = getattr(e, "full_key", None) or key
+        raise UserError(f"{full}: {_first_line(e)}") from None

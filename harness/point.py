@@ -1,0 +1,188 @@
+"""A Point: one training run fully specified, nothing about where or how fast it runs. `point.id` hashes that content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from models.count import count_params, flops_per_token
+from models.parameterization import Parameterization, hidden
+from models.shape import LlamaShape
+
+# Part of every id: raise it when a change of the code changes what a Point with equal fields means.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW; `lr` and `weight_decay` are base values, before the parameterization's multipliers. clip 0: none."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    weight_decay_mode: str
+    beta1: float
+    beta2: float
+    eps: float
+    clip: float
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """Learning rate as a share of its peak, in whole steps (harness/schedule.py)."""
+
+    name: str
+    warmup_steps: int
+    cooldown_steps: int
+    cooldown_shape: str
+    final_ratio: float
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """`fingerprint` is the content of the tokenized data; `seed` alone gives the order of its tokens."""
+
+    name: str
+    tokenizer: str
+    fingerprint: str
+    seed: int
+    unique_tokens: int | None  # training tokens in the corpus; None while it is not prepared
+
+
+@dataclass(frozen=True)
+class ValidationSpec:
+    sequences: int
+    fractions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training run. All numbers are resolved (DESIGN, decisions 1 and 2)."""
+
+    shape: LlamaShape
+    parameterization: Parameterization
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    data: DataSpec
+    validation: ValidationSpec
+    batch_size: int  # sequences
+    steps: int
+    seed: int
+    precision: str
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 of the resolved content and the schema version."""
+        content = json.dumps({"schema": SCHEMA, **self.to_dict()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_size * self.shape.context
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on: whole steps."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs, attention included (models/count.py)."""
+        return flops_per_token(self.shape) * self.tokens
+
+    @property
+    def tau(self) -> float | None:
+        """AdamW timescale in units of the run, tau = B/(eta*lambda*D) = 1/(eta*lambda*steps), with eta and lambda the
+        adjusted peak values of the hidden matrices; independent weight decay: B/(lambda*D). None at lambda = 0.
+        Power Lines (arXiv 2505.13738); DESIGN, decision 1."""
+        lr, wd = self.adjusted
+        shrink = wd if self.optimizer.weight_decay_mode == "independent" else lr * wd
+        return 1.0 / (shrink * self.steps) if shrink > 0 else None
+
+    @property
+    def adjusted(self) -> tuple[float, float]:
+        """Peak (learning rate, weight decay) of the hidden matrices under the parameterization."""
+        lr_multiplier, wd_multiplier = hidden(self.shape, self.parameterization)
+        return self.optimizer.lr * lr_multiplier, self.optimizer.weight_decay * wd_multiplier
+
+    def columns(self) -> dict:
+        """The table's canonical columns that are known before training (DESIGN, contracts), then every other setting
+        that a sweep may move, so that slices can hold it."""
+        n = count_params(self.shape)
+        lr, wd = self.adjusted
+        s, o, d = self.shape, self.optimizer, self.data
+        repeats = d.unique_tokens and self.tokens > d.unique_tokens
+        return {
+            "run_id": self.id,
+            "params": n.params,
+            "params_total": n.params_total,
+            "params_non_embedding": n.params_non_embedding,
+            "width": s.width,
+            "depth": s.depth,
+            "base_width": self.parameterization.base_width,
+            "base_depth": self.parameterization.base_depth,
+            "context": s.context,
+            "tokens": self.tokens,
+            "tpp": self.tokens / n.params,
+            "epochs": self.tokens / d.unique_tokens if repeats else 1.0,
+            "batch_size": self.batch_size,
+            "batch_tokens": self.batch_tokens,
+            "steps": self.steps,
+            "lr": o.lr,
+            "lr_adjusted": lr,
+            "weight_decay": o.weight_decay,
+            "weight_decay_adjusted": wd,
+            "weight_decay_mode": o.weight_decay_mode,
+            "tau": self.tau,
+            "schedule": self.schedule.name,
+            "warmup_tokens": self.schedule.warmup_steps * self.batch_tokens,
+            "optimizer": o.name,
+            "parameterization": self.parameterization.name,
+            "seed": self.seed,
+            "trunk": None,
+            "flops": self.flops,
+            # beyond the canonical columns
+            "head_dim": s.head_dim,
+            "n_heads": s.n_heads,
+            "n_kv_heads": s.n_kv_heads,
+            "ffn_width": s.ffn_width,
+            "vocab": s.vocab,
+            "tied": s.tied,
+            "qk_norm": s.qk_norm,
+            "z_loss": s.z_loss,
+            "init_std": self.parameterization.init_std,
+            "embedding_lr_multiplier": self.parameterization.embedding_lr_multiplier,
+            "beta1": o.beta1,
+            "beta2": o.beta2,
+            "eps": o.eps,
+            "clip": o.clip,
+            "cooldown_tokens": self.schedule.cooldown_steps * self.batch_tokens,
+            "cooldown_shape": self.schedule.cooldown_shape,
+            "final_ratio": self.schedule.final_ratio,
+            "precision": self.precision,
+            "data": d.name,
+            "tokenizer": d.tokenizer,
+            "data_fingerprint": d.fingerprint,
+            "data_seed": d.seed,
+        }
+
+    def to_dict(self) -> dict:
+        """Nested plain values; `Point.from_dict` is its inverse."""
+        d = asdict(self)
+        d["validation"]["fractions"] = list(self.validation.fractions)
+        return d
+
+    @classmethod
+    def from_dict(cls, d: dict) -> Point:
+        validation = ValidationSpec(d["validation"]["sequences"], tuple(d["validation"]["fractions"]))
+        return cls(
+            shape=LlamaShape(**d["shape"]),
+            parameterization=Parameterization(**d["parameterization"]),
+            optimizer=OptimizerSpec(**d["optimizer"]),
+            schedule=ScheduleSpec(**d["schedule"]),
+            data=DataSpec(**d["data"]),
+            validation=validation,
+            **{k: d[k] for k in ("batch_size", "steps", "seed", "precision")},
+        )
