@@ -61,7 +61,7 @@ class Request:
         if key in GROUPS:
             if key == "sweep":
                 raise UserError("sweep is no axis: a sweep file cannot sweep over sweeps.")
-            return _group(key, str(value), self.config_dir, self._tree)
+            return self._group(key, str(value))
         tree = copy.deepcopy(self._tree)
         with _plain_errors(key):
             if OmegaConf.select(tree, key, default=_ABSENT) is _ABSENT:
@@ -69,6 +69,20 @@ class Request:
             OmegaConf.update(tree, key, value)
             found = OmegaConf.select(tree, key)
         return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
+
+    def _group(self, group: str, name: str) -> Any:
+        """The choice `name` of `group`, with what the sweep file and the command line set inside that group."""
+        names = choices(group, self.config_dir)
+        if name not in names:
+            raise UserError(f"{group}={name}: no such {group}.{nearest(name, names)} Choices: {', '.join(names)}.")
+        tree = OmegaConf.structured(Config)
+        given = {k for k in self.command_given | self.file_given if k.startswith(f"{group}.")}
+        with _plain_errors(group):
+            tree[group] = OmegaConf.merge(tree[group], OmegaConf.load(_group_file(group, name, self.config_dir)))
+            for key in given:
+                OmegaConf.update(tree, key, OmegaConf.select(self._tree, key))
+            _displace(tree, {k for k in given if OmegaConf.select(tree, k) is not None}, "the request")
+            return OmegaConf.to_object(tree[group])
 
     def with_values(self, values: dict[str, Any]) -> Config:
         """The base config with typed `values` set; each displaces the other side of its relation. Groups come first, so
@@ -78,6 +92,8 @@ class Request:
             owner, name = _owner(config, key)
             value = values[key]
             setattr(owner, name, copy.copy(value) if key in GROUPS else value)
+            if key in GROUPS:
+                _yield_defaults(config, key)
             other = _other(key)
             if other and other not in values and value is not None:
                 owner, name = _owner(config, other)
@@ -229,16 +245,6 @@ def _group_file(group: str, name: str, config_dir: Path | None) -> Path:
     return mine if mine and mine.is_file() else CONFIGS / group / f"{name}.yaml"
 
 
-def _group(group: str, name: str, config_dir: Path | None, tree: DictConfig) -> Any:
-    names = choices(group, config_dir)
-    if name not in names:
-        raise UserError(f"{group}={name}: no such {group}.{nearest(name, names)} Choices: {', '.join(names)}.")
-    schema = OmegaConf.structured(Config)[group]
-    with _plain_errors(group):
-        chosen = OmegaConf.merge(schema, OmegaConf.load(_group_file(group, name, config_dir)))
-        return OmegaConf.to_object(chosen)
-
-
 def _displace(tree: DictConfig, given: set[str], where: str, above: set[str] = frozenset()) -> None:
     """Null the other side of every relation that `given` decides; `above` are keys that a later layer gave."""
     for a, b in RELATIONS:
@@ -253,6 +259,16 @@ def _displace(tree: DictConfig, given: set[str], where: str, above: set[str] = f
 
 def _other(key: str) -> str | None:
     return next((b if key == a else a for a, b in RELATIONS if key in (a, b)), None)
+
+
+def _yield_defaults(config: Config, group: str) -> None:
+    """A fresh group brings its defaults; one whose other side lies outside the group and is set yields to it."""
+    for inside, outside in (*RELATIONS, *((b, a) for a, b in RELATIONS)):
+        if inside.startswith(f"{group}.") and not outside.startswith(f"{group}."):
+            owner, name = _owner(config, outside)
+            if getattr(owner, name) is not None:
+                owner, name = _owner(config, inside)
+                setattr(owner, name, None)
 
 
 def _owner(config: Config, key: str) -> tuple[Any, str]:

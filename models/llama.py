@@ -42,7 +42,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> Tensor:
     """softmax(scale * q k^T + causal) v. q (B, H, T, D), k and v (B, K, T, D) -> (B, H, T, D).
 
     Written out on a CPU at short contexts, where bf16 GEMMs and one fused softmax beat the flash kernel; else PyTorch's
@@ -50,8 +50,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """
     length, group = q.shape[-2], q.shape[1] // k.shape[1]
     if q.device.type != "cpu" or length > EXPLICIT_ATTENTION_CONTEXT:
-        q = q.to(v.dtype)  # rotation leaves fp32 under autocast
-        return F.scaled_dot_product_attention(q, k.to(v.dtype), v, is_causal=True, scale=scale, enable_gqa=group > 1)
+        q = (scale * q).to(v.dtype)  # rotation leaves fp32 under autocast
+        return F.scaled_dot_product_attention(q, k.to(v.dtype), v, is_causal=True, scale=1.0, enable_gqa=group > 1)
     if group > 1:
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     position = torch.arange(length, device=q.device)
@@ -60,21 +60,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
+def multipliers(scales: Scales) -> Tensor:
+    """float32 (4,): of the embedding, the residual branches, the attention scores, the logits."""
+    return torch.tensor([scales.embedding, scales.residual, scales.attention, scales.logits])
+
+
 class Attention(nn.Module):
-    def __init__(self, shape: LlamaShape, scale: float):
+    def __init__(self, shape: LlamaShape):
         super().__init__()
-        self.head_dim, self.scale = shape.head_dim, scale
+        self.head_dim = shape.head_dim
         self.widths = (shape.attention_width, shape.kv_width, shape.kv_width)
         self.qkv = nn.Linear(shape.width, sum(self.widths), bias=False)  # rows: queries, keys, values
         self.out = nn.Linear(shape.attention_width, shape.width, bias=False)
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
                    for part in self.qkv(x).split(self.widths, dim=-1))  # fmt: skip
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        return self.out(attend(q, k, v, self.scale).transpose(1, 2).flatten(-2))
+        return self.out(attend(q, k, v, scale).transpose(1, 2).flatten(-2))
 
 
 class SwiGLU(nn.Module):
@@ -91,42 +96,47 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, shape: LlamaShape, scales: Scales):
+    def __init__(self, shape: LlamaShape):
         super().__init__()
-        self.residual = scales.residual
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
-        self.attention = Attention(shape, scales.attention)
+        self.attention = Attention(shape)
         self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
         self.ffn = SwiGLU(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.residual * self.attention(self.attention_norm(x), cos, sin)
-        return x + self.residual * self.ffn(self.ffn_norm(x))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, residual: Tensor, attention: Tensor) -> Tensor:
+        x = x + residual * self.attention(self.attention_norm(x), cos, sin, attention)
+        return x + residual * self.ffn(self.ffn_norm(x))
 
 
 class Llama(nn.Module):
-    """The decoder. Weights are PyTorch's until `init_weights`; `scales` are the parameterization's multipliers."""
+    """The decoder. Weights are PyTorch's until `init_weights`.
+
+    `scales`, the parameterization's multipliers, are a buffer and no constants: one compiled graph of this shape serves
+    every parameterization (`functional_call` with `multipliers(scales)` among the tensors).
+    """
 
     def __init__(self, shape: LlamaShape, scales: Scales):
         super().__init__()
-        self.shape, self.scales = shape, scales
+        self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, scales) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
         if not shape.tied:
             self.head = nn.Linear(shape.width, shape.vocab, bias=False)
         cos, sin = rotation_tables(shape.context, shape.head_dim, shape.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("multipliers", multipliers(scales), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the next token, from tokens (B, T) int64, T <= context."""
         length = tokens.shape[1]
         cos, sin = self.cos[:length], self.sin[:length]
-        x = self.scales.embedding * self.embedding(tokens)
+        embedding, residual, attention, logits = self.multipliers.unbind()
+        x = embedding * self.embedding(tokens)
         for block in self.blocks:
-            x = block(x, cos, sin)
-        x = self.scales.logits * self.norm(x)
+            x = block(x, cos, sin, residual, attention)
+        x = logits * self.norm(x)
         return F.linear(x, self.embedding.weight) if self.shape.tied else self.head(x)
 
     def loss(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

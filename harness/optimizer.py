@@ -1,0 +1,84 @@
+"""AdamW with per-group hyper-parameters as tensors, so that no new value recompiles the step.
+
+For group g with multipliers (lr_g, wd_g, eps_g) of the parameterization, share s_t of the schedule, 1-based step t:
+
+    m = b1 m + (1 - b1) grad        v = b2 v + (1 - b2) grad^2
+    W <- W - shrink_g W - rate_g (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps eps_g)
+    rate_g = lr lr_g s_t
+    shrink_g = rate_g wd wd_g  (coupled, as in PyTorch)  or  s_t wd wd_g  (independent)
+
+(Loshchilov & Hutter, 1711.05101; tau = 1/(shrink at the peak * steps), DESIGN decision 1.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.point import Point
+from harness.schedule import shares
+from models.parameterization import rules
+
+
+@dataclass
+class Hyper:
+    """A point's hyper-parameters as tensors on its device.
+
+    per_step: float32 (steps, 2 G + 2): rate of each group, shrink of each group, then 1/(1-b1^t), 1/(1-b2^t).
+    fixed: float32 (G + 3,): eps of each group, then b1, b2, clip (infinity where there is none).
+    """
+
+    per_step: Tensor
+    fixed: Tensor
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, point: Point, device: torch.device) -> Hyper:
+        """Computed in float64, rounded once."""
+        o, table = point.optimizer, rules(point.shape, point.parameterization)
+        share, t = shares(point.schedule, point.steps), np.arange(1, point.steps + 1)
+        rates = [o.lr * rule.lr * share for rule in table.values()]
+        coupled = o.weight_decay_mode == "coupled"
+        shrinks = [
+            (rate if coupled else share) * o.weight_decay * rule.weight_decay
+            for rate, rule in zip(rates, table.values(), strict=True)
+        ]
+        corrections = [1 / (1 - beta**t) for beta in (o.beta1, o.beta2)]
+        per_step = np.stack([*rates, *shrinks, *corrections], axis=1)
+        fixed = [o.eps * rule.eps for rule in table.values()] + [o.beta1, o.beta2, o.clip or np.inf]
+        return cls(
+            torch.tensor(per_step, dtype=torch.float32, device=device),
+            torch.tensor(fixed, dtype=torch.float32, device=device),
+            tuple(table),
+        )
+
+
+def adamw_(
+    weights: dict[str, Tensor],
+    grads: dict[str, Tensor],
+    m: dict[str, Tensor],
+    v: dict[str, Tensor],
+    group: dict[str, int],
+    row: Tensor,
+    fixed: Tensor,
+) -> Tensor:
+    """One AdamW step in place, after clipping the global gradient norm. Returns that norm before clipping.
+
+    weights, grads, m, v: fp32 tensors by name. group: index of each name's group. row: one row of `Hyper.per_step`.
+    """
+    n = fixed.numel() - 3
+    eps, (beta1, beta2, clip) = fixed[:n], fixed[n:].unbind()
+    correction1, correction2 = row[2 * n], row[2 * n + 1]
+    norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+    shrink_gradient = (clip / (norm + 1e-6)).clamp(max=1.0)
+    for name, w in weights.items():
+        i = group[name]
+        g = grads[name] * shrink_gradient
+        m[name].lerp_(g, 1 - beta1)
+        v[name].lerp_(g * g, 1 - beta2)
+        update = m[name] * correction1 / ((v[name] * correction2).sqrt() + eps[i])
+        w.sub_(row[n + i] * w + row[i] * update)
+    return norm
