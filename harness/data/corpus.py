@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class Corpus:
         stamps = self._stamps()
         if stamps is None or again or read_json(self.dir / VERIFIED) != stamps:
             if damage := self.damage(checksums=True):
-                raise UserError(f"damaged data: {damage}; delete the folder {self.dir}, it is prepared again when needed")
+                raise UserError(_damaged(self.dir, damage))
             try:
                 write_json(self.dir / VERIFIED, stamps)
             except OSError:  # a read-only cache is verified each time
@@ -96,19 +97,20 @@ def open_corpus(folder: Path) -> Corpus:
     """The corpus in `folder`, its shards' sizes checked. Raises UserError where it is absent, unfinished or damaged."""
     value = read_json(folder / MANIFEST)
     try:
-        if value is None or value["schema"] != SCHEMA:
+        if value is None or value.pop("seal") != _seal(value) or value["schema"] != SCHEMA:
             raise KeyError
         shards = {split: tuple(Shard(**s) for s in value["shards"][split]) for split in SPLITS}
         fields = {k: value[k] for k in Corpus.__dataclass_fields__ if k not in ("dir", "shards")}
         corpus = Corpus(dir=folder, shards=shards, **fields)
-        whole = corpus.fingerprint == fingerprint(corpus.tokenizer, corpus.shards)
     except (KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{folder / MANIFEST} is missing or damaged; delete the folder, it is prepared again when needed")
+        raise UserError(_damaged(folder, f"{folder / MANIFEST} is missing or not whole")) from None
     if damage := corpus.damage():
-        raise UserError(f"damaged data: {damage}; delete the folder {folder}, it is prepared again when needed")
+        raise UserError(_damaged(folder, damage))
     return corpus
+
+
+def _damaged(folder: Path, damage: str) -> str:
+    return f"damaged data: {damage}; delete the folder {folder} and run the command again: it is prepared anew"
 
 
 def write_manifest(corpus: Corpus, facts: dict) -> None:
@@ -116,7 +118,13 @@ def write_manifest(corpus: Corpus, facts: dict) -> None:
     value = {k: getattr(corpus, k) for k in Corpus.__dataclass_fields__ if k not in ("dir", "shards")}
     value["shards"] = {split: [vars(s) for s in corpus.shards[split]] for split in SPLITS}
     tokens = {"train_tokens": corpus.train_tokens, "validation_tokens": corpus.validation_tokens}
-    write_json(corpus.dir / MANIFEST, {"schema": SCHEMA, **value, **tokens, **facts})
+    value = {"schema": SCHEMA, **value, **tokens, **facts}
+    write_json(corpus.dir / MANIFEST, value | {"seal": _seal(value)})
+
+
+def _seal(value: dict) -> str:
+    """Hash of the manifest's content, so that a flipped bit in it is noticed as one in a shard is."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def fingerprint(tokenizer: str, shards: dict[str, tuple[Shard, ...]]) -> str:

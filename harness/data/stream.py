@@ -46,7 +46,7 @@ class Stream:
         )
 
     def batch(self, first_sequence: int, n: int) -> np.ndarray:
-        """Training sequences first_sequence ... + n - 1, (n, context + 1) int64. Raises IndexError past the last one."""
+        """Training sequences first_sequence ... + n - 1, int64 (n, context + 1). IndexError past the last one."""
         if first_sequence < 0 or first_sequence + n > self.sequences:
             raise IndexError(f"sequences {first_sequence}..{first_sequence + n - 1} of {self.sequences}")
         block, skip = divmod(first_sequence, _BLOCK)
