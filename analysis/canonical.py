@@ -1,0 +1,155 @@
+"""From any table of runs to the canonical one: columns renamed, numbers checked, what can be derived derived."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.columns import CANONICAL, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES
+from analysis.errors import UserError, nearest
+
+# Parameterizations that leave LR and weight decay of the hidden matrices as they are.
+PLAIN = ("standard", "standard_embedding")
+
+
+def rename(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> pd.DataFrame:
+    """A copy with canonical columns taken from theirs: {canonical: theirs}. Theirs stay too, so a filter may use either name.
+
+    Raises UserError for an unknown canonical name or a column that is not there, with the nearest that is.
+    """
+    columns = dict(columns or {})
+    known = set(CANONICAL) | set(SETTINGS)
+    for canonical, theirs in columns.items():
+        if canonical not in known:
+            raise UserError(f"columns.{canonical}={theirs}: {canonical} is no column of the table{nearest(canonical, known)}")
+        if theirs not in frame:
+            raise UserError(f"columns.{canonical}={theirs}: the table has no column {theirs}{nearest(theirs, frame.columns)}")
+    return frame.assign(**{canonical: frame[theirs] for canonical, theirs in columns.items()})
+
+
+def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjusted: str | None = None) -> pd.DataFrame:
+    """The table with its canonical columns numeric and everything derivable filled in; calling it twice changes nothing.
+
+    tokens = steps * batch_tokens, tpp = tokens / params, batch_tokens = batch_size * context, flops = 6 * params * tokens,
+    tau as in `tau`; each also the other way round, and only where the cell is empty.
+    parameterization: of every run, where the table does not say. lr_adjusted: the column that holds the hidden matrices' LR
+    ("lr" where no width rule applies). Without either, a table without lr_adjusted gets no tau.
+    Raises UserError for columns that are no numbers or out of their range.
+    """
+    df = frame.copy()
+    for name in IDENTIFIERS:
+        if name in df:
+            df[name] = _text(df[name])
+    for name in NUMBERS:
+        if name in df:
+            df[name] = _number(df[name], name)
+    for name in POSITIVE:
+        if name in df and (bad := df[name] <= 0).any():
+            raise UserError(f"{name} is not above 0 in {int(bad.sum())} of {len(df)} rows; mend the table or filter with where=.")
+    if "weight_decay" in df and (df["weight_decay"] < 0).any():
+        raise UserError("weight_decay is below 0 in some rows; mend the table or filter with where=.")
+    _status(df)
+    if parameterization is not None:
+        filled = df["parameterization"].fillna(parameterization) if "parameterization" in df else parameterization
+        df["parameterization"] = filled
+    _sizes(df)
+    _adjusted(df, lr_adjusted)
+    _fill(df, "tau", tau(df))
+    return df
+
+
+def tau(df: pd.DataFrame) -> pd.Series | None:
+    """AdamW timescale in units of the run: B/(lr*wd*D), B/(wd*D) with independent weight decay; lr and wd of the hidden matrices.
+
+    B and D in tokens, so B/D = 1/steps. NaN where weight decay is 0. None where a column is missing.
+    Power Lines (arXiv 2505.13738); DESIGN, decision 1.
+    """
+    if not {"lr_adjusted", "weight_decay_adjusted"} <= set(df):
+        return None
+    if {"batch_tokens", "tokens"} <= set(df):
+        share = df["batch_tokens"] / df["tokens"]
+    elif "steps" in df:
+        share = 1.0 / df["steps"]
+    else:
+        return None
+    mode = df["weight_decay_mode"] if "weight_decay_mode" in df else pd.Series("coupled", index=df.index)
+    shrink = df["weight_decay_adjusted"] * np.where(mode == "independent", 1.0, df["lr_adjusted"])
+    return (share / shrink).where(shrink > 0)
+
+
+def _text(column: pd.Series) -> pd.Series:
+    """Text of each cell; whole floats without their `.0`, so that 17 read as 17.0 is the run 17."""
+    if pd.api.types.is_float_dtype(column):
+        whole = column.dropna()
+        if (whole == whole.round()).all() and (whole.abs() < 2**53).all():
+            column = column.astype("Int64")
+    return column.astype(object).map(str, na_action="ignore").where(column.notna(), None)
+
+
+def _number(column: pd.Series, name: str) -> pd.Series:
+    if pd.api.types.is_bool_dtype(column):
+        raise UserError(f"column {name} holds true and false where numbers are expected.")
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    bad = column[numbers.isna() & column.notna()]
+    bad = bad[~bad.map(lambda cell: str(cell).strip().lower() in ("", "nan", "none", "null"))]
+    if len(bad):
+        raise UserError(f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}.")
+    return numbers
+
+
+def _status(df: pd.DataFrame) -> None:
+    """A table without statuses: a finite loss is done, an infinite one diverged, none at all failed."""
+    if "loss" not in df and "status" not in df:
+        return
+    loss = df["loss"] if "loss" in df else pd.Series(np.nan, index=df.index)
+    guess = np.select([np.isfinite(loss), np.isinf(loss)], ["done", "diverged"], "failed")
+    if "status" not in df:
+        df["status"] = guess
+    given = df["status"].astype(object)
+    words = given.where(given.notna(), guess).map(lambda word: STATUS_WORDS.get(str(word).lower(), str(word).lower()))
+    unknown = sorted(set(words) - set(STATUSES))
+    if unknown:
+        raise UserError(f"status holds {unknown[0]!r}; known are {', '.join(STATUSES)}.")
+    df["status"] = words
+
+
+def _sizes(df: pd.DataFrame) -> None:
+    def ratio(a: str, b: str) -> pd.Series | None:
+        return df[a] / df[b] if a in df and b in df else None
+
+    def product(*names: str) -> pd.Series | None:
+        return df[list(names)].prod(axis=1, skipna=False) if set(names) <= set(df) else None
+
+    _fill(df, "context", ratio("batch_tokens", "batch_size"))
+    _fill(df, "batch_tokens", product("batch_size", "context"))
+    _fill(df, "batch_size", ratio("batch_tokens", "context"))
+    _fill(df, "tokens", product("steps", "batch_tokens"))
+    _fill(df, "tokens", product("tpp", "params"))
+    _fill(df, "batch_tokens", ratio("tokens", "steps"))
+    _fill(df, "batch_size", ratio("batch_tokens", "context"))
+    _fill(df, "steps", ratio("tokens", "batch_tokens"))
+    _fill(df, "params", ratio("tokens", "tpp"))
+    _fill(df, "tpp", ratio("tokens", "params"))
+    volume = product("params", "tokens")
+    _fill(df, "flops", None if volume is None else 6.0 * volume)
+
+
+def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> None:
+    """LR and weight decay of the hidden matrices, only where the table or the user says how they follow."""
+    if lr_adjusted is not None:
+        if lr_adjusted not in df:
+            raise UserError(f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}")
+        _fill(df, "lr_adjusted", _number(df[lr_adjusted], lr_adjusted))
+    rule = df["parameterization"] if "parameterization" in df else pd.Series(None, index=df.index, dtype=object)
+    plain = rule.isin(PLAIN)
+    if "lr" in df and plain.any():
+        _fill(df, "lr_adjusted", df["lr"].where(plain))
+    if "weight_decay" in df and "lr_adjusted" in df:  # CompleteP multiplies weight decay by the width ratio: not known here
+        _fill(df, "weight_decay_adjusted", df["weight_decay"].where(df["lr_adjusted"].notna() & (rule != "completep")))
+
+
+def _fill(df: pd.DataFrame, name: str, values: pd.Series | None) -> None:
+    if values is not None and values.notna().any():
+        df[name] = df[name].fillna(values) if name in df else values

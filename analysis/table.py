@@ -1,0 +1,115 @@
+"""Tables of runs: from run directories, or from anyone's CSV or parquet."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from analysis.canonical import canonical, rename
+from analysis.columns import CANONICAL, IDENTIFIERS, STATUSES
+from analysis.errors import UserError
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+RESULT = ("loss", "train_loss", "flops", "device_seconds", "micro_batch", "tokens")
+
+
+def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table of a .csv (.csv.gz, .tsv) or .parquet file with canonical columns taken from theirs: {canonical: theirs}.
+
+    Run ids stay text. Raises UserError where the file is missing or unreadable, or a column is not there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"table={path}: no such file." if not path.is_dir() else f"table={path} is a folder; for runs say runs={path}.")
+    identifiers = set(IDENTIFIERS) | {(columns or {}).get(name, name) for name in IDENTIFIERS}
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            separator = "\t" if ".tsv" in path.suffixes else ","
+            frame = pd.read_csv(path, sep=separator, dtype=dict.fromkeys(identifiers, str), low_memory=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        raise UserError(f"table={path} is empty.") from None
+    except (ValueError, OSError, OverflowError, EOFError) as error:  # ParserError and ArrowInvalid are ValueErrors
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(f"table={path} cannot be read as {path.suffix or 'csv'}: {reason}") from None
+    frame.columns = [str(name).strip() for name in frame.columns]
+    if duplicates := sorted(set(frame.columns[frame.columns.duplicated()])):
+        raise UserError(f"table={path} has the column {duplicates[0]} twice.")
+    if frame.empty:
+        raise UserError(f"table={path} has no rows.")
+    frame = rename(frame, columns)
+    frame.attrs["columns"] = dict(columns or {})
+    return frame
+
+
+def read_runs(runs: str | os.PathLike) -> pd.DataFrame:
+    """One row per run directory under `runs`: its point's columns, status and result; canonical columns first.
+
+    A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without loss. Both
+    are named in `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
+    """
+    runs = Path(runs)
+    if not runs.is_dir():
+        raise UserError(f"runs={runs}: no such folder.")
+    rows, damaged = [], []
+    for entry in sorted(os.scandir(runs), key=lambda entry: entry.name):
+        if entry.is_dir() and os.path.exists(os.path.join(entry.path, "point.yaml")):
+            row, faults = _read_run(entry.path, entry.name)
+            damaged += faults
+            if row is not None:
+                rows.append(row)
+    if not rows:
+        hint = f" ({damaged[0]})" if damaged else "; each run is a folder with a point.yaml."
+        raise UserError(f"runs={runs} holds no readable run{hint}")
+    frame = pd.DataFrame(rows)
+    order = [name for name in CANONICAL if name in frame]
+    frame = frame[order + [name for name in frame if name not in order]]
+    frame = canonical(frame)
+    frame.attrs["damaged"] = damaged
+    return frame
+
+
+def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
+    point, fault = _load(folder, "point.yaml")
+    columns = point.get("columns") if isinstance(point, dict) else None
+    if not isinstance(columns, dict):
+        return None, [f"run {name}: point.yaml {fault or 'has no columns'}"]
+    row = {key: value for key, value in columns.items() if not isinstance(value, dict | list)}
+    row["run_id"] = str(row.get("run_id") or point.get("id") or name)
+    faults = []
+    status, fault = _load(folder, "status.json")
+    word = status.get("status") if isinstance(status, dict) else None
+    if fault != "is missing" and word not in STATUSES:
+        faults.append(f"run {name}: status.json {fault or f'holds the status {word!r}'}")
+    row["status"] = word if word in STATUSES else "pending" if fault == "is missing" else "failed"
+    row |= dict.fromkeys(("loss", "train_loss"), np.nan)
+    if row["status"] in ("done", "diverged"):
+        result, fault = _load(folder, "result.json")
+        if not isinstance(result, dict):
+            faults.append(f"run {name}: result.json {fault or 'holds no object'}")
+            row["status"] = row["status"] if row["status"] == "diverged" else "failed"
+        else:
+            row |= {key: result[key] for key in RESULT if _is_number(result.get(key))}
+    return row, faults
+
+
+def _load(folder: str, name: str) -> tuple[object, str | None]:
+    """(content, None), or (None, what is wrong with the file)."""
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            text = file.read()
+        content = json.loads(text) if name.endswith(".json") else yaml.load(text, Loader=LOADER)
+    except FileNotFoundError:
+        return None, "is missing"
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return None, f"cannot be read ({type(error).__name__})"
+    return content, None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
