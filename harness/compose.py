@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
@@ -169,8 +170,11 @@ def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
             override = OverridesParser.create().parse_override(text)
         except HydraException as e:
             raise UserError(f"{text!r} is no valid KEY=VALUE: {_first_line(e)}") from None
-        if not equals and not override.is_delete():
-            raise UserError(f"{text!r} is no KEY=VALUE.")
+        if override.is_delete():
+            raise UserError(f"{text!r}: keys are not deleted; set {key.lstrip('~')}=null to leave it to its default rule.")
+        if override.key_or_group.startswith(("sweep.axes.", "sweep.zip.")):
+            axis = override.key_or_group.split(".", 2)[2]
+            raise UserError(f"{text!r}: an axis is a comma list, {axis}=V1,V2,V3 or {axis}=log2(a,b,n), or lies in a sweep file.")
         if override.key_or_group.split(".")[0] == "hydra":
             raise UserError(f"{text!r}: Hydra's own settings are not taken here; use `--config-dir DIR` for more configs.")
         if override.is_sweep_override():
@@ -191,20 +195,13 @@ def _number(text: Any) -> Any:
 
 def _compose_tree(fixed: list[str], config_dir: Path | None) -> DictConfig:
     _check_names(fixed, config_dir)
+    ConfigStore.instance().store(name="schema", node=Config)
     search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            raw = hydra_compose("config", overrides=search + fixed)
+            return hydra_compose("config", overrides=search + fixed)
     except (HydraException, OmegaConfBaseException) as e:
-        raise UserError(_first_line(e)) from None
-    tree = OmegaConf.structured(Config)
-    for key in raw:
-        if key not in tree:
-            raise UserError(_unknown(str(key)))
-    with _plain_errors("config"):
-        tree = OmegaConf.merge(tree, raw)
-        OmegaConf.resolve(tree)
-    return tree
+        raise UserError(_cause(e)) from None
 
 
 def _check_names(fixed: list[str], config_dir: Path | None) -> None:
@@ -216,7 +213,7 @@ def _check_names(fixed: list[str], config_dir: Path | None) -> None:
             names = choices(key, config_dir)
             if value not in names:
                 raise UserError(f"{key}={value}: no such {key}.{nearest(value, names)} Choices: {', '.join(names)}.")
-        elif key not in known_keys() and not key.startswith("sweep.axes."):
+        elif key not in known_keys():
             raise UserError(_unknown(key))
 
 
@@ -285,6 +282,14 @@ def _shallow(config: Config) -> Config:
     for group in (*GROUPS, "validation"):
         setattr(new, group, copy.copy(getattr(config, group)))
     return new
+
+
+def _cause(e: Exception) -> str:
+    """Hydra's line and, where it has one, OmegaConf's line behind it, which names the key and the value."""
+    cause = e.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{getattr(cause, 'full_key', None) or 'config'}: {_first_line(cause)}"
+    return _first_line(e)
 
 
 def _first_line(e: Exception) -> str:

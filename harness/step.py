@@ -35,11 +35,15 @@ def group_index(shape: LlamaShape, p: Parameterization) -> dict[str, int]:
     return {name: order[group_of(name)] for name, _ in skeleton(shape, "cpu").named_parameters()}
 
 
+_USED: set = set()  # what this process has stepped (and so compiled) before
+
+
 class Step:
     """`step(weights, m, v, row, fixed, tokens) -> (loss, gradient norm)`, updating weights, m and v in place.
 
     tokens (B, T+1) int64; row and fixed as in `optimizer.Hyper`. With micro_batch < B gradients are accumulated over
     slices of the batch in fp32, weighted by their size. `compiled` and `precision` are fixed for the life of a run.
+    `used`: whether this process has taken such a step before; the first one compiles.
     """
 
     def __init__(self, shape: LlamaShape, p: Parameterization, precision: str, device: str, compiled: bool):
@@ -47,12 +51,15 @@ class Step:
         self.model = skeleton(shape, device)
         self.group = group_index(shape, p)
         self.scales = {"multipliers": multipliers(scales(shape, p)).to(device)}
+        self.used = (shape, precision, device, compiled) in _USED
+        _USED.add((shape, precision, device, compiled))
         wrap = _compiled if compiled else lambda f: f
         self._whole = wrap(_whole_step)
         self._gradients, self._update = wrap(_gradients), wrap(adamw_)
 
     def __call__(self, weights, m, v, row: Tensor, fixed: Tensor, tokens: Tensor, micro_batch: int) -> Tensor:
         """One step. Returns float32 (2,): training loss (cross-entropy, nats per token) and gradient norm."""
+        self.used = True
         how = (self.model, self.scales, self.device, self.precision)
         if micro_batch >= tokens.shape[0]:
             return self._whole(*how, weights, m, v, self.group, row, fixed, tokens)

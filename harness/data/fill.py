@@ -66,22 +66,22 @@ class Filling:
         self.data, self.source, self.tokenizer, self.folder, self.report = data, source, tokenizer, folder, report
         self.vocab = source.vocab or tokenizer.vocab
         self.dtype = "|u1" if self.vocab <= 1 << 8 else "<u2" if self.vocab <= 1 << 16 else "<u4"
-        self._reported, self._saved_bytes = time.monotonic(), 0
-        self._began = self._reported
+        self.writers: dict[str, SplitWriter] = {}
+        self._began = self._reported = time.monotonic()
 
     def run(self, progress: dict | None) -> Corpus:
         """Both splits in full. Raises UserError where there are fewer than two different documents."""
-        self._resume(progress, _State(threshold_of(self.data.validation_fraction)))
+        self._start(progress, threshold_of(self.data.validation_fraction))
         self._read_all()
         # A small corpus may leave a split empty: then the document of the least (greatest) hash makes it up.
         for split, threshold in (("validation", self.state.low), ("train", self.state.high - 1)):
             if not self.writers[split].tokens and self.state.low < self.state.high:
-                self._resume(None, _State(threshold))
+                self._start(None, threshold)
                 self._read_all()
-        documents, text_bytes = self.state.documents, self.state.text_bytes
+        text_bytes = self.state.text_bytes
         if not all(self.writers[split].tokens for split in SPLITS):
             raise UserError(
-                f"data={self.data.name} holds {sum(documents.values())} different document of {text_bytes:,} bytes, "
+                f"data={self.data.name} holds fewer than two different documents ({text_bytes:,} bytes), "
                 "and training and validation are split by document: give more text"
             )
         shards = {split: self.writers[split].finish() for split in SPLITS}
@@ -95,25 +95,36 @@ class Filling:
             dtype=self.dtype,
             shard_tokens=SHARD_TOKENS,
             shards=shards,
-            documents=documents,
+            documents=self.state.documents,
             text_bytes=text_bytes,
             entropy_rate=self.source.entropy_rate,
         )
 
-    def _resume(self, progress: dict | None, fresh: _State) -> None:
-        for writer in getattr(self, "writers", {}).values():
+    def _start(self, progress: dict | None, threshold: int) -> None:
+        """At the checkpoint `progress`; without one, or where its shards are shorter than it says, anew."""
+        for writer in self.writers.values():
             writer.close()
-        saved = {}
-        self.state = fresh
+        saved = progress["splits"] if progress else {}
+        try:
+            self.writers = {s: SplitWriter(self.folder, s, self.dtype, SHARD_TOKENS, saved.get(s)) for s in SPLITS}
+        except (OSError, ValueError):
+            if not progress:
+                raise
+            return self._start(None, threshold)
         if progress:
-            self.state, saved = _State(**progress["state"]), progress["splits"]
+            self.state = _State(**progress["state"])
             self.report(f"data={self.data.name}: going on after {self.state.text_bytes / 1e6:.0f} MB of text")
-        self.writers = {s: SplitWriter(self.folder, s, self.dtype, SHARD_TOKENS, saved.get(s)) for s in SPLITS}
+        else:
+            (self.folder / PROGRESS).unlink(missing_ok=True)
+            self.state = _State(threshold)
         self._saved_bytes = self.state.text_bytes
+
+    def _full(self) -> bool:
+        return self.data.max_bytes is not None and self.state.text_bytes >= self.data.max_bytes
 
     def _read_all(self) -> None:
         state = self.state
-        while state.part < len(self.source.parts):
+        while state.part < len(self.source.parts) and not self._full():
             part = self.source.parts[state.part]
             for batch in self._batches(islice(self.source.read(part), state.document, None)):
                 if self.tokenizer:
@@ -123,7 +134,7 @@ class Filling:
                     state.documents[part] = 1
                 state.document += len(batch)
                 self._checkpoint()
-                if self.data.max_bytes and state.text_bytes >= self.data.max_bytes:
+                if self._full():
                     return
             state.part, state.document = state.part + 1, 0
 
@@ -160,7 +171,7 @@ class Filling:
             self._saved_bytes = self.state.text_bytes
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            tokens = sum(w.tokens for w in self.writers.values())
+            tokens = f"{sum(w.tokens for w in self.writers.values()):,} tokens"
+            text = f"{self.state.text_bytes / 1e6:.0f} MB of text, " if self.tokenizer else ""
             parts = f", part {self.state.part + 1} of {len(self.source.parts)}" if len(self.source.parts) > 1 else ""
-            self.report(f"data={self.data.name}: {self.state.text_bytes / 1e6:.0f} MB of text, {tokens:,} tokens, "
-                        f"{now - self._began:.0f} s{parts}")  # fmt: skip
+            self.report(f"data={self.data.name}: {text}{tokens}, {now - self._began:.0f} s{parts}")

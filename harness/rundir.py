@@ -1,0 +1,86 @@
+"""The run directory: `<runs>/<point.id>/` with point.yaml, status.json, result.json, curve.parquet and checkpoints.
+
+It is the truth, readable without us. Every write asks `still_mine` first, so that an attempt that was overtaken can
+change nothing (DESIGN, decision 5).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from harness.files import read_json, write_atomic
+from harness.point import SCHEMA, Point
+
+FINISHED = ("done", "diverged")
+STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
+CURVE = ("step", "tokens", "lr", "train_loss", "validation_loss", "grad_norm")
+
+
+class LostRun(RuntimeError):
+    """A later attempt has taken this run; this one must stop and write nothing."""
+
+
+class RunDirectory:
+    """Writes of one attempt at one point."""
+
+    def __init__(self, path: str | Path, point: Point, still_mine: Callable[[], bool] = lambda: True, attempt: int = 1):
+        self.path, self.point, self.still_mine, self.attempt = Path(path), point, still_mine, attempt
+
+    def begin(self) -> None:
+        """Create the directory and say which point it is."""
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if not (self.path / "point.yaml").exists():
+            self.write("point.yaml", point_yaml(self.point))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace the file `name`. Raises LostRun where a later attempt has the run."""
+        if not self.still_mine():
+            raise LostRun(f"{self.path.name}: a later attempt has taken this run")
+        write_atomic(self.path / name, data)
+
+    def write_json(self, name: str, value: dict) -> None:
+        self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+    def status(self, status: str, step: int, reason: dict | None = None) -> None:
+        """`reason`: {"type", "message", "step"} where there is one to give."""
+        value = {"status": status, "reason": reason, "step": step, "steps": self.point.steps,
+                 "attempt": self.attempt, "updated": time.time()}  # fmt: skip
+        self.write_json("status.json", value)
+
+    def curve(self, columns: dict[str, list]) -> None:
+        """curve.parquet: one row per kept step, the columns of CURVE, null where not measured."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {"step": pa.int64(), "tokens": pa.int64()}
+        table = pa.table({k: pa.array(columns[k], types.get(k, pa.float64())) for k in CURVE})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.write("curve.parquet", buffer.getvalue())
+
+
+def point_yaml(point: Point) -> bytes:
+    """The point as its canonical columns, for any reader, and as its full content, for `read_point`."""
+    value = {"schema": SCHEMA, "id": point.id, "columns": point.columns(), "spec": point.to_dict()}
+    return yaml.safe_dump(value, sort_keys=False).encode()
+
+
+def read_point(run_dir: str | Path) -> Point:
+    """The Point of a run directory. Raises ValueError where point.yaml is damaged or of another schema."""
+    value = yaml.safe_load((Path(run_dir) / "point.yaml").read_text())
+    point = Point.from_dict(value["spec"])
+    if value.get("schema") != SCHEMA or point.id != value.get("id"):
+        raise ValueError(f"{run_dir}/point.yaml does not describe the point it names")
+    return point
+
+
+def read_status(run_dir: str | Path) -> dict:
+    """status.json, or {"status": "pending"} where it is absent or damaged."""
+    value = read_json(Path(run_dir) / "status.json")
+    return value if value and value.get("status") in STATUSES else {"status": "pending"}

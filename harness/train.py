@@ -1,0 +1,287 @@
+"""Training of one point, from its directory to its result: resumes by itself, ends with a status.
+
+    train_point(point, run_dir, runtime) -> "done" | "diverged" | "out_of_memory" | "stopped"
+
+A step's loss and gradient norm stay on the device; they are read once per stretch of steps, where divergence is found
+at its exact step. A resumed run gives the same curve bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.checkpoint import drop_checkpoints, read_checkpoint, write_checkpoint
+from harness.curve import curve_columns, final_train_loss
+from harness.data import Stream, open_corpus
+from harness.optimizer import Hyper
+from harness.point import Point
+from harness.rundir import RunDirectory
+from harness.step import Step
+from harness.tracking import tracker
+from models.llama import Llama, init_weights
+from models.parameterization import scales
+
+STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # steps between two looks at the log, fewer for large batches
+EVALUATE_TOKENS = 2**13  # tokens of a validation forward pass
+STATUS_SECONDS = 5.0
+PASSES = 1e6  # how often a stream may go through its corpus; what a point may ask was checked when it was resolved
+
+
+@dataclass
+class Runtime:
+    """Where and how fast a point runs; nothing here changes what the point is."""
+
+    corpus_dir: str
+    device: str = "cpu"
+    threads: int = 1
+    compile: bool = False
+    micro_batch: int | None = None  # sequences per forward pass
+    checkpoint_seconds: float = 30.0
+    curve_points: int = 200
+    keep_weights: bool = False  # leave weights.safetensors in the run directory
+    compiled_cache: str | None = None  # folder of compiled code, shared by all workers
+    tracking: dict = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """should_stop() turned true; the state is safe in a checkpoint."""
+
+
+def train_point(
+    point: Point,
+    run_dir: str | Path,
+    runtime: Runtime,
+    on_progress: Callable[[int, int, float], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    still_mine: Callable[[], bool] = lambda: True,
+    attempt: int = 1,
+) -> str:
+    """Train `point` into `run_dir`, from its last checkpoint if there is one, and return how it ended.
+
+    on_progress(step, steps, loss) is called about twice a second. When should_stop() is true the run is checkpointed,
+    marked pending, and "stopped" returned. Out of device memory, the micro-batch is halved and the run goes on.
+    Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data.
+    """
+    run = RunDirectory(run_dir, point, still_mine, attempt)
+    run.begin()
+    micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
+    while True:
+        training = _Training(point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never)
+        try:
+            return training.train()
+        except Stopped:
+            return "stopped"
+        except torch.OutOfMemoryError as e:
+            micro_batch = training.micro_batch
+            if micro_batch == 1:
+                reason = {"type": "out_of_memory", "message": str(e).splitlines()[0], "step": training.step}
+                run.status("out_of_memory", training.step, reason)
+                return "out_of_memory"
+            micro_batch //= 2
+            del training
+            torch.cuda.empty_cache()
+
+
+class _Training:
+    """The state of one run in memory and the loop over its steps."""
+
+    def __init__(self, point: Point, run: RunDirectory, runtime: Runtime, micro_batch: int, on_progress, should_stop):
+        self.point, self.run, self.runtime, self.micro_batch = point, run, runtime, micro_batch
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.step, self.seconds, self.compile_seconds = 0, 0.0, 0.0
+        self.validation: list[tuple[int, float]] = []  # (steps done, loss)
+        self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
+                         "precision": point.precision, "torch": torch.__version__}  # fmt: skip
+        self._restore_or_begin()
+
+    # ---- state
+
+    def _restore_or_begin(self) -> None:
+        point, device = self.point, self.runtime.device
+        found = read_checkpoint(self.run.path)
+        if found:
+            tensors, facts, _ = found
+            # A resumed run keeps the numerics it began with, whatever this launch would have chosen.
+            self.numerics = facts["numerics"] | {"device": device}
+            self.step, self.seconds = facts["step"], facts["seconds"]
+            self.micro_batch = min(self.micro_batch, facts["micro_batch"])
+            parts = {p: {k[2:]: t.to(device) for k, t in tensors.items() if k[:2] == f"{p}/"} for p in "wmv"}
+            self.weights, self.m, self.v = parts["w"], parts["m"], parts["v"]
+            self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
+        else:
+            model = Llama(point.shape, scales(point.shape, point.parameterization))
+            init_weights(model, point.shape, point.parameterization, point.seed)
+            self.weights = {k: w.detach().clone().to(device) for k, w in model.named_parameters()}
+            self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
+            self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
+        self.log = torch.zeros(point.steps, 2, device=device)  # loss and gradient norm of each step
+        if found:
+            self.log[: self.step] = tensors["log"].to(device)
+        torch.set_num_threads(self.numerics["threads"])
+        if self.runtime.compiled_cache:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = self.runtime.compiled_cache
+
+    def _checkpoint(self) -> None:
+        parts = {"w": self.weights, "m": self.m, "v": self.v}
+        tensors = {f"{p}/{k}": t for p, part in parts.items() for k, t in part.items()}
+        tensors["log"] = self.log[: self.step]
+        tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
+        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch}
+        write_checkpoint(self.run, self.step, tensors, facts)
+        self._write_curve(self.step)
+
+    # ---- the loop
+
+    def train(self) -> str:
+        point = self.point
+        self.run.status("running", self.step)
+        stream, held_out = _data(self.runtime.corpus_dir, point.shape.context, point.data.seed, point.validation.sequences)
+        step = Step(point.shape, point.parameterization, point.precision, self.runtime.device, self.numerics["compiled"])
+        hyper = Hyper.of(point, self.runtime.device)
+        validate_at = sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
+        stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
+        self._mark = self._saved = self._told = self._said = time.perf_counter()
+        with tracker(self.runtime.tracking, point, self.run.path) as track:
+            while self.step < point.steps:
+                pending = [s for s in validate_at if s > self.step]
+                end = min([self.step + stretch, point.steps, *pending[:1]])
+                first, count = self.step * point.batch_size, (end - self.step) * point.batch_size
+                tokens = torch.from_numpy(stream.batch(first, count)).to(self.runtime.device)
+                self._stretch(step, hyper, tokens.view(end - self.step, point.batch_size, -1))
+                diverged = self._diverged_at(end - tokens.shape[0] // point.batch_size)
+                if diverged:
+                    return self._finish_diverged(*diverged)
+                if self.step in validate_at:
+                    self._validate(step, held_out)
+                self._look_up(track)
+            self._validate(step, held_out)
+            return self._finish(track)
+
+    def _stretch(self, step: Step, hyper: Hyper, batches: torch.Tensor) -> None:
+        """Train on batches (steps, B, T+1), stopping between any two steps when asked to."""
+        for tokens in batches:
+            if self.should_stop():
+                self._clock()
+                self._checkpoint()
+                self.run.status("pending", self.step, {"type": "stopped", "message": "asked to stop", "step": self.step})
+                raise Stopped
+            first = not step.used
+            row = hyper.per_step[self.step]
+            self.log[self.step] = step(self.weights, self.m, self.v, row, hyper.fixed, tokens, self.micro_batch)
+            self.step += 1
+            if first:
+                # The first step of a shape compiles; that is no time of this point.
+                now = time.perf_counter()
+                self.compile_seconds, self._mark = now - self._mark, now
+
+    def _look_up(self, track) -> None:
+        """Between two stretches: progress, checkpoint, status, as often as their clocks say."""
+        now = self._clock()
+        if now - self._told > 0.5:
+            self._told = now
+            loss = float(self.log[self.step - 1, 0])
+            self.on_progress(self.step, self.point.steps, loss)
+            track.log(self.step, {"train_loss": loss, "tokens": self.step * self.point.batch_tokens})
+        if now - self._saved > self.runtime.checkpoint_seconds and self.step < self.point.steps:
+            self._checkpoint()
+            self._saved = time.perf_counter()
+        if now - self._said > STATUS_SECONDS:
+            self._said = now
+            self.run.status("running", self.step)
+
+    def _clock(self) -> float:
+        """Add the time since the last call to the seconds of this run."""
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        return now
+
+    def _validate(self, step: Step, held_out: torch.Tensor) -> None:
+        if self.validation and self.validation[-1][0] == self.step:
+            return
+        chunk = max(1, EVALUATE_TOKENS // self.point.shape.context)
+        self.validation.append((self.step, step.evaluate(self.weights, held_out, chunk)))
+
+    # ---- endings
+
+    def _diverged_at(self, start: int) -> tuple[int, str] | None:
+        """(step, type) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss above
+        three times that of a uniform guess, from which no run here came back."""
+        part = self.log[start : self.step].cpu().numpy()
+        bad = ~np.isfinite(part).all(axis=1)
+        exploded = part[:, 0] > 3 * math.log(self.point.shape.vocab)
+        hits = np.flatnonzero(bad | exploded)
+        return (start + int(hits[0]) + 1, "non_finite" if bad[hits[0]] else "exploded") if len(hits) else None
+
+    def _finish_diverged(self, step: int, kind: str) -> str:
+        self._clock()
+        loss = float(self.log[step - 1, 0])
+        what = "is not finite" if kind == "non_finite" else f"{loss:.3g} is above three times that of a uniform guess"
+        self._write_curve(step)
+        self._write_result(step, None, None)
+        self.run.status("diverged", step, {"type": kind, "message": f"training loss {what}", "step": step})
+        drop_checkpoints(self.run.path)
+        return "diverged"
+
+    def _finish(self, track) -> str:
+        self._clock()
+        loss = self.validation[-1][1]
+        # Worse than knowing nothing: the learning rate destroyed the model without ever giving a non-finite number.
+        if not math.isfinite(loss) or loss > math.log(self.point.shape.vocab) + 1:
+            return self._finish_diverged(self.step, "non_finite" if not math.isfinite(loss) else "exploded")
+        self._write_curve(self.step)
+        if self.runtime.keep_weights:
+            from safetensors.torch import save
+
+            self.run.write("weights.safetensors", save({k: w.cpu().contiguous() for k, w in self.weights.items()}))
+        self._write_result(self.step, loss, final_train_loss(self.log[:, 0].cpu().numpy()))
+        self.run.status("done", self.step)
+        drop_checkpoints(self.run.path)
+        track.log(self.step, {"validation_loss": loss})
+        self.on_progress(self.step, self.point.steps, loss)
+        return "done"
+
+    def _write_result(self, step: int, loss: float | None, train_loss: float | None) -> None:
+        self.run.write_json(
+            "result.json",
+            {
+                "loss": loss,
+                "train_loss": train_loss,
+                "tokens": step * self.point.batch_tokens,
+                "flops": self.point.flops * step // self.point.steps,
+                "device_seconds": self.seconds,
+                "compile_seconds": self.compile_seconds,
+                "micro_batch": self.micro_batch,
+                "validation": [{"step": s, "loss": v} for s, v in self.validation if math.isfinite(v)],
+                "numerics": self.numerics,
+                "runtime": {"attempt": self.run.attempt, **{k: asdict(self.runtime)[k] for k in ("device", "threads")}},
+            },
+        )
+
+    def _write_curve(self, step: int) -> None:
+        log = self.log[:step].cpu().numpy()
+        self.run.curve(curve_columns(self.point, log, self.validation, self.runtime.curve_points))
+
+
+@lru_cache(maxsize=4)
+def _data(corpus_dir: str, context: int, seed: int, sequences: int) -> tuple[Stream, torch.Tensor]:
+    """The stream of training windows and the validation windows (n, T+1), shared by the points of a worker."""
+    corpus = open_corpus(Path(corpus_dir)).verify()
+    stream = Stream(corpus, context, seed, epochs=PASSES)
+    return stream, torch.from_numpy(stream.validation(sequences))
+
+
+def _ignore(*_) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
