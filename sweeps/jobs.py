@@ -1,0 +1,86 @@
+"""Jobs, and the small interface that every launcher has.
+
+A Job is what an engine runs as one unit: points trained one after the other by one process, which keeps its compiled
+step. `needs` names the jobs that come first (a branch needs its trunk); jobs form a DAG.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from harness.point import Point
+from models.shape import LlamaShape
+
+
+@dataclass(frozen=True)
+class Job:
+    """`key`: points of equal key share one compiled step. `seconds`: expected, on one worker."""
+
+    id: str
+    points: tuple[Point, ...]
+    key: str
+    compile: bool
+    seconds: float
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how jobs run; nothing of it is part of a point. `corpora`: tokenized data by fingerprint."""
+
+    runs_dir: Path
+    cache: Path
+    logs: Path
+    corpora: dict[str, str]
+    device: str = "cpu"
+    workers: int = 1
+    threads: int = 1
+    points_per_device: int = 1
+    max_attempts: int = 2
+    lease_seconds: float = 60.0
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 30.0
+    curve_points: int = 200
+    tracking: dict = field(default_factory=dict)
+
+
+@dataclass
+class Summary:
+    """What a launch came to. `failures`: run id -> reason, one line each."""
+
+    done: int = 0
+    diverged: int = 0
+    failed: int = 0
+    left: int = 0  # not trained: stopped before
+    attempts: int = 0  # that ended badly: crashes included
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    signal: int | None = None  # that stopped the launch
+
+    @property
+    def exit_status(self) -> int:
+        """0 all points are trained (a diverged one is a result), 1 some failed, 128 + signal when stopped."""
+        return 128 + self.signal if self.signal else int(self.failed > 0 or self.left > 0)
+
+
+class Launcher(Protocol):
+    """An engine: runs the jobs, each point at most once, retries attempts that crash. Blocks until all are through."""
+
+    def __call__(self, jobs: list[Job], settings: Settings) -> Summary: ...
+
+
+def compile_key(point: Point, micro_batch: int | None = None) -> str:
+    """Equal for points that one compiled step serves: shape, sequences per pass and precision are built into it;
+    learning rate, weight decay, multipliers, schedule, seed and the number of steps are its inputs."""
+    return _digest(point.shape, point.batch_size, micro_batch, point.precision)
+
+
+@cache
+def _digest(shape: LlamaShape, *rest) -> str:
+    built_in = [asdict(shape), *rest]
+    return hashlib.sha256(json.dumps(built_in, sort_keys=True).encode()).hexdigest()[:16]

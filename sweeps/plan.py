@@ -1,0 +1,220 @@
+"""The plan: what is left to do for a list of points and what it costs, before anything runs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import LauncherConfig
+from harness.errors import UserError
+from harness.point import Point
+from models.count import count_params
+from sweeps.jobs import Job, compile_key
+from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
+from sweeps.status import FAILED, RunState, read_states
+from sweeps.text import count_noun, duration, quantity, table
+
+COMPILE = ("auto", "always", "never")
+CHECKPOINT_BYTES = 12  # per parameter: weights and both moments of AdamW, fp32
+CHECKPOINTS_KEPT = 2  # of a run in progress: the newest and the one before it
+GROUPS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """Unfinished points of one shape. `seconds`: on one worker, the compilation included."""
+
+    key: str
+    points: tuple[Point, ...]
+    compile: bool
+    reason: str
+    seconds: float
+
+    @property
+    def flops(self) -> int:
+        return sum(point.flops for point in self.points)
+
+    @property
+    def label(self) -> str:
+        point = self.points[0]
+        s = point.shape
+        return f"{s.width}x{s.depth} context {s.context} batch {point.batch_size}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Points by status, what is left, and its price. `workers` train at once; `device` is cpu or cuda."""
+
+    name: str
+    points: tuple[Point, ...]
+    runs_dir: Path
+    states: dict[str, RunState]
+    groups: tuple[Group, ...]
+    rates: dict[str, Rates]
+    device: str
+    workers: int
+    max_attempts: int
+
+    @property
+    def left(self) -> list[Point]:
+        """Points still to be trained, in the order of the sweep."""
+        return [point for point in self.points if self.states[point.id].left]
+
+    @property
+    def counts(self) -> Counter:
+        return Counter(state.status for state in self.states.values())
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs of what is left; steps behind the last checkpoint are not subtracted."""
+        return sum(group.flops for group in self.groups)
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time: the work spread over the workers, at least the longest point, and their start."""
+        if not self.groups:
+            return 0.0
+        longest = max(self._point_seconds(group, point) for group in self.groups for point in group.points)
+        return START_SECONDS + max(sum(group.seconds for group in self.groups) / self.workers, longest)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The most that checkpoints occupy at once: of the largest points, as many as train at once."""
+        sizes = [
+            count_params(group.points[0].shape).params_total
+            for group in self.groups
+            for _ in range(min(len(group.points), self.workers))
+        ]
+        sizes.sort(reverse=True)
+        return sum(sizes[: self.workers]) * CHECKPOINT_BYTES * CHECKPOINTS_KEPT
+
+    def jobs(self) -> list[Job]:
+        """One job per unfinished point; the launcher groups those of equal key (order.py)."""
+        return [
+            Job(point.id, (point,), group.key, group.compile, self._point_seconds(group, point))
+            for group in self.groups
+            for point in group.points
+        ]
+
+    def _point_seconds(self, group: Group, point: Point) -> float:
+        return self.rates[point.precision].seconds(point, group.compile)
+
+    def to_dict(self) -> dict:
+        """For `--json`."""
+        return {
+            "name": self.name,
+            "runs": str(self.runs_dir),
+            "points": len(self.points),
+            "counts": dict(self.counts),
+            "left": len(self.left),
+            "flops": self.flops,
+            "hours": self.seconds / 3600,
+            "workers": self.workers,
+            "device": self.device,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "groups": [{"shape": g.label, "points": len(g.points), "flops": g.flops, "seconds": g.seconds,
+                        "compile": g.compile, "reason": g.reason} for g in self.groups],
+            "rates": {p: {"device": r.device, "eager": vars(r.eager), "compiled": vars(r.compiled)}
+                      for p, r in self.rates.items()},
+        }  # fmt: skip
+
+    def render(self) -> str:
+        """The plan for people: under 100 columns."""
+        counts = self.counts
+        said = ", ".join(f"{counts[s]} {s}" for s in counts)
+        lines = [f"{self.name or 'sweep'}: {count_noun(len(self.points), 'point')} ({said}), {len(self.left)} to train"]
+        lines.append(f"runs in {self.runs_dir}")
+        retried = sum(counts[s] for s in FAILED)
+        if retried:
+            lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} attempts each")
+        if not self.groups:
+            return "\n".join([*lines, "nothing left to do"])
+        lines.append("")
+        groups = sorted(self.groups, key=lambda g: -g.seconds)
+        rows = [[g.label, f"{g.points[0].precision}", str(len(g.points)), quantity(g.flops, "FLOP"),
+                 duration(g.seconds), "compile" if g.compile else "eager", g.reason]
+                for g in groups[:GROUPS_SHOWN]]  # fmt: skip
+        lines += table(["width x depth", "in", "points", "work", "1 worker", "step", "because"], rows)
+        if len(groups) > GROUPS_SHOWN:
+            rest = groups[GROUPS_SHOWN:]
+            lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
+                         f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
+        lines += ["", self._price()]
+        lines += [line for precision, rates in self.rates.items() for line in _render_rates(precision, rates)]
+        return "\n".join(lines)
+
+    def _price(self) -> str:
+        unit = "worker" if self.device == "cpu" else "GPU worker"
+        return (f"in all {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on "
+                f"{count_noun(self.workers, unit)}; checkpoints up to {quantity(self.checkpoint_bytes, 'B')}")  # fmt: skip
+
+
+def make_plan(
+    points: list[Point],
+    runs_dir: Path,
+    launcher: LauncherConfig,
+    cache: Path,
+    device: str = "auto",
+    micro_batch: int | None = None,
+    name: str = "",
+    rates: dict[str, Rates] | None = None,
+    probe: bool = True,
+) -> Plan:
+    """Price what is left of `points`, reading only their statuses and the rates measured on this device.
+
+    `rates`: precision -> Rates, instead of measuring. `probe`: where no run here has told a rate, measure for some
+    seconds. Raises UserError for a launcher setting that cannot be.
+    """
+    if launcher.compile not in COMPILE:
+        raise UserError(f"launcher.compile={launcher.compile} is not one of {', '.join(COMPILE)}.")
+    for key in ("workers", "threads", "points_per_device", "max_attempts"):
+        value = getattr(launcher, key)
+        if value is not None and value < 1:
+            raise UserError(f"launcher.{key}={value} must be at least 1.")
+    states = read_states(points, runs_dir, launcher.lease_seconds)
+    kind = device_kind(device)
+    by_key: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        if states[point.id].left:
+            by_key[compile_key(point, micro_batch)].append(point)
+    if rates is None:
+        needed = sorted({group[0].precision for group in by_key.values()})
+        rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
+    workers = worker_count(launcher, kind, sum(map(len, by_key.values())))
+    shapes = CompiledShapes(cache)
+    groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes)
+                   for key, members in by_key.items())  # fmt: skip
+    return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts)
+
+
+def worker_count(launcher: LauncherConfig, kind: str, points: int) -> int:
+    """Workers that train at once: as asked, else one per `threads` cores, or `points_per_device` per GPU."""
+    if launcher.workers is not None:
+        slots = launcher.workers
+    elif kind == "cuda":
+        slots = max(len(gpu_names()), 1) * launcher.points_per_device
+    else:
+        slots = max(len(cores()) // launcher.threads, 1)
+    return max(min(slots, points), 1)
+
+
+def _group(key: str, points: list[Point], rates: Rates, mode: str, workers: int, cached: bool) -> Group:
+    """Compile where it repays itself: what it takes, once per worker, against what its faster steps save."""
+    eager = sum(rates.seconds(point, compiled=False) for point in points)
+    first = rates.compile_warm if cached else rates.compile_cold
+    compilation = first + (min(workers, len(points)) - 1) * rates.compile_warm
+    compiled = sum(rates.seconds(point, compiled=True) for point in points) + compilation
+    chosen = compiled < eager if mode == "auto" else mode == "always"
+    other = f"eager takes {duration(eager)}" if chosen else f"compiled takes {duration(compiled)}"
+    reason = other if mode == "auto" else f"launcher.compile={mode}; {other}"
+    return Group(key, tuple(points), chosen, reason, compiled if chosen else eager)
+
+
+def _render_rates(precision: str, rates: Rates) -> list[str]:
+    lines = []
+    for name, speed in (("eager", rates.eager), ("compiled", rates.compiled)):
+        lines.append(f"{precision} {name}: {speed.overhead * 1e3:.2g} ms + work / {quantity(speed.rate, 'FLOP/s')} "
+                     f"a step and worker ({speed.source})")  # fmt: skip
+    return [*lines, f"on {rates.device}"[:99]] if lines else lines
+
