@@ -1,0 +1,125 @@
+"""What `hyperlaw fit` prints: optima with their verdicts, laws with intervals and held-out errors, notes."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from analysis.laws_io import clean
+from analysis.predict import LEVEL, in_numbers, predictors, usable
+from analysis.region import same
+from analysis.style import short
+
+WIDTH = 118  # characters
+MOST_ROWS = 60  # optima printed; all are in laws.json
+
+
+def as_json(laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = ()) -> dict:
+    """The one object that `hyperlaw fit --json` prints: the entries of laws.json and the notes, finite or null."""
+    return clean({"laws": list(laws), "optima": list(optima), "notes": list(notes)})
+
+
+def as_text(laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = ()) -> str:
+    """Optima by target, then laws, then notes, in lines of less than 120 characters."""
+    parts = []
+    for target in dict.fromkeys(optimum.get("target", "") for optimum in optima):
+        parts.append(optima_table([optimum for optimum in optima if optimum.get("target", "") == target], target))
+    parts += [law_lines(law) for law in laws]
+    if not laws:
+        parts.append("no law: a law needs interior optima at two scales or more.")
+    if notes:
+        parts.append("\n".join(_wrap(f"- {note}") for note in dict.fromkeys(notes)))
+    return "\n\n".join(parts)
+
+
+def optima_table(optima: Sequence[Mapping], target: str) -> str:
+    """One row an optimum: what tells it from the others, its value and interval, verdict, loss, number of runs."""
+    columns = _telling([o.get("given") or {} for o in optima])
+    held = _telling([o.get("held") or {} for o in optima])
+    rows = [[*columns, *held, f"best {target}", _percent(optima), "verdict", "loss", "runs", ""]]
+    for o in optima[:MOST_ROWS]:
+        given = [_cell((o.get("given") or {}).get(c)) for c in columns] + [
+            _cell((o.get("held") or {}).get(c)) for c in held
+        ]
+        ends = _ends(o)
+        interior = o.get("verdict", "interior") == "interior"
+        value = _cell(o.get("value")) if interior or o.get("value") is None else f"({_cell(o.get('value'))})"
+        loss = "" if o.get("loss") is None else f"{o['loss']:.4f}"
+        mark = "held out" if o.get("heldout") else ""
+        rows.append([*given, value, ends if interior else "", o.get("verdict", ""), loss, _cell(o.get("n")), mark])
+    constant = {**_constant([o.get("given") or {} for o in optima]), **_constant([o.get("held") or {} for o in optima])}
+    lines = [_wrap("optima at " + ", ".join(f"{k} {_cell(v)}" for k, v in constant.items()))] if constant else []
+    lines += _aligned(rows)
+    if len(optima) > MOST_ROWS:
+        lines.append(f"... and {len(optima) - MOST_ROWS} more in laws.json")
+    used = sum(o.get("verdict", "interior") == "interior" for o in optima)
+    if used < len(optima):
+        lines.append(f"{used} of {len(optima)} are interior; the others enter no law (values in brackets).")
+    return "\n".join(line[:WIDTH] for line in lines)
+
+
+def law_lines(law: Mapping) -> str:
+    """A law in two or three lines: numbers with intervals, quality, what was constant."""
+    name, unit = law["name"], f" ({law['unit']})" if law.get("unit") else ""
+    if not usable(law) and "coefficient" in law["parameters"]:
+        return _wrap(f"{name}: no law. " + " ".join(law.get("notes") or []))
+    body = in_numbers(law) if usable(law) else law.get("form", "")
+    level = law.get("level", LEVEL)
+    shown = [*predictors(law), "coefficient"] if usable(law) else list(law["parameters"])
+    values = [
+        f"{symbol} {_cell(law['parameters'][symbol]['value'])} [{_ends(law['parameters'][symbol])}]" for symbol in shown
+    ]
+    quality = [f"{_outer(level)} intervals"]
+    if law.get("r2") is not None:
+        quality.append(f"R2 {law['r2']:.3f}")
+    if law.get("n") is not None:
+        quality.append(f"{law['n']} optima")
+    held = law.get("heldout") or {}
+    if held.get("mean_abs_log_error") is not None:
+        quality.append(f"held out ({held.get('n')} largest): {100 * math.expm1(held['mean_abs_log_error']):.2g} % off")
+    if held.get("mean_excess_loss") is not None:
+        quality.append(f"costing {held['mean_excess_loss']:.2g} nats")
+    given = ", ".join(f"{k} {_cell(v)}" for k, v in (law.get("given") or {}).items() if v is not None)
+    lines = [f"{name} = {body}{unit}", "  " + ";  ".join(values), "  " + ", ".join(quality)]
+    lines += [f"  for {given}"] if given else []
+    lines += [f"  {kept} stands for {', '.join(names)} too" for kept, names in (law.get("behind") or {}).items()]
+    return "\n".join(_wrap(line, "    ") for line in lines)
+
+
+def _telling(rows: Sequence[Mapping]) -> list[str]:
+    """Columns that differ between rows."""
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return [c for c in columns if any(not same(row.get(c), rows[0].get(c)) for row in rows)]
+
+
+def _constant(rows: Sequence[Mapping]) -> dict:
+    telling = set(_telling(rows))
+    return {k: v for row in rows[:1] for k, v in row.items() if k not in telling and v is not None}
+
+
+def _percent(optima: Sequence[Mapping]) -> str:
+    return _outer(next((o["level"] for o in optima if o.get("level")), LEVEL))
+
+
+def _outer(level: float) -> str:
+    return f"{50 * (1 - level):.3g}-{50 * (1 + level):.3g} %"
+
+
+def _ends(entry: Mapping) -> str:
+    if entry.get("low") is None or entry.get("high") is None:
+        return "unknown"
+    return f"{_cell(entry['low'])} .. {_cell(entry['high'])}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return short(value) if not isinstance(value, float) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _wrap(line: str, indent: str = "  ") -> str:
+    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False)) or line
