@@ -51,7 +51,7 @@ class Parameterization:
         positive = ("base_width", "base_depth", "init_std", "embedding_lr_multiplier", "embedding_multiplier",
                     "logits_multiplier")  # fmt: skip
         for key in positive + (() if self.base_head_dim is None else ("base_head_dim",)):
-            if not (0 < getattr(self, key) < math.inf):
+            if not 0 < getattr(self, key) < math.inf:
                 raise UserError(f"parameterization.{key}={getattr(self, key)!r} must be a finite number above 0")
         if not math.isfinite(self.weight_decay_width_exponent):
             raise UserError("parameterization.weight_decay_width_exponent must be a finite number")

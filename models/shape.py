@@ -39,10 +39,8 @@ class LlamaShape:
                 raise UserError(f"model.{field.name}={value!r} must be a whole number of at least 1")
             if field.type is bool and not isinstance(value, bool):
                 raise UserError(f"model.{field.name}={value!r} must be true or false")
-            if field.type is float:
-                lowest = 0 <= value if field.name == "z_loss" else 0 < value
-                if not (lowest and math.isfinite(value)):
-                    raise UserError(f"model.{field.name}={value!r} must be a finite number above 0")
+            if field.type is float and not (_is_finite(value) and (value > 0 or value == 0 and field.name == "z_loss")):
+                raise UserError(f"model.{field.name}={value!r} must be a finite number above 0")
         if self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim} must be even: rotary embeddings turn pairs of coordinates")
         if self.n_heads % self.n_kv_heads:
@@ -86,16 +84,16 @@ class LlamaShape:
             raise UserError(f"model.width={width!r} must be a whole number of at least 1")
         head_dim, n_heads = _heads(width, head_dim, n_heads)
         if ffn_width is not None and ffn_ratio is not None:
-            raise UserError(f"model.ffn_width={ffn_width} and model.ffn_ratio={ffn_ratio:g} say the same: give one")
+            raise UserError(f"model.ffn_width={ffn_width} and model.ffn_ratio={ffn_ratio} say the same: give one")
         if ffn_width is None:
-            ffn_width = _round_up(width * (FFN_RATIO if ffn_ratio is None else ffn_ratio), ffn_multiple)
+            ffn_width = _round_up(width, FFN_RATIO if ffn_ratio is None else ffn_ratio, ffn_multiple)
         kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         return cls(width, depth, head_dim, n_heads, kv_heads, ffn_width, vocab, context, **rest)
 
 
 def _heads(width: int, head_dim: int | None, n_heads: int | None) -> tuple[int, int]:
     if head_dim is not None and n_heads is not None:
-        return head_dim, n_heads
+        return head_dim, n_heads  # __post_init__ judges them
     if head_dim is None and n_heads is None:
         head_dim = HEAD_DIM
     name, given = ("head_dim", head_dim) if n_heads is None else ("n_heads", n_heads)
@@ -104,11 +102,15 @@ def _heads(width: int, head_dim: int | None, n_heads: int | None) -> tuple[int, 
     return (head_dim, width // head_dim) if n_heads is None else (width // n_heads, n_heads)
 
 
-def _round_up(value: float, multiple: int) -> int:
-    if not (math.isfinite(value) and value > 0 and _is_int(multiple) and multiple >= 1):
+def _round_up(width: int, ratio: float, multiple: int) -> int:
+    if not (_is_finite(ratio) and ratio > 0 and _is_int(multiple) and multiple >= 1):
         raise UserError("model.ffn_ratio must be a number above 0 and model.ffn_multiple a whole number of at least 1")
-    return multiple * math.ceil(value / multiple - 1e-9)  # 8/3 * 48 is 128, not 128.00000000000003
+    return multiple * math.ceil(width * ratio / multiple - 1e-9)  # 8/3 * 48 is 128, not 128.00000000000003
 
 
 def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
