@@ -48,7 +48,7 @@ def expand_members(request, facts: Facts) -> list[Member]:
 def combinations(axes: list[Axis]) -> Iterator[dict[str, Any]]:
     """Axis values of each point of the grid."""
     for rows in itertools.product(*(axis.values for axis in axes)):
-        yield {key: value for axis, row in zip(axes, rows, strict=True) for key, value in zip(axis.keys, row, strict=True)}
+        yield {k: v for axis, row in zip(axes, rows, strict=True) for k, v in zip(axis.keys, row, strict=True)}
 
 
 def resolve_member(request, values: dict[str, Any], facts: Facts) -> Point:

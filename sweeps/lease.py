@@ -1,8 +1,8 @@
 """Who may write into a run directory: one attempt at a time, an older one never again.
 
-`<run>/attempts/000001.json` is attempt 1. Claiming creates the next number, whole and exclusively (hard link), so of two
-that race one wins. An attempt owns the run as long as its own file is there and the next number is not: a stale first
-attempt that wakes up finds the next number and may write nothing more (fencing). The holder touches its file
+`<run>/attempts/000001.json` is attempt 1. Claiming creates the next number, whole and exclusively (hard link), so of
+two that race one wins. An attempt owns the run as long as its own file is there and the next number is not: a stale
+first attempt that wakes up finds the next number and may write nothing more (fencing). The holder touches its file
 (heartbeat). A claim is refused while the newest attempt is alive: not ended, its process there (same machine), its
 heartbeat younger than `lease_seconds` (by the file system's own clock, so that clock skew between hosts is harmless).
 """
@@ -58,14 +58,14 @@ class Lease:
         """False for ever once a later attempt has begun, or the attempt's file is gone."""
         return not self._next.exists() and self.path.exists()
 
-    def release(self, outcome: str) -> None:
+    def release(self) -> None:
         """End the attempt: the next one may begin at once."""
         self._stop.set()
         self._beat.join()
         if self.still_mine():
             holder = read_json(self.path) or {}
             with contextlib.suppress(OSError):  # full or read-only disk: the process's end frees the lease
-                write_json(self.path, {**holder, "ended": time.time(), "outcome": outcome})
+                write_json(self.path, {**holder, "ended": time.time()})
 
     def _heartbeat(self, every: float) -> None:
         while not self._stop.wait(every):

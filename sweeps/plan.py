@@ -127,7 +127,7 @@ class Plan:
         lines.append(f"runs in {self.runs_dir}")
         retried = sum(counts[s] for s in FAILED)
         if retried:
-            lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} attempts each")
+            lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} times each")
         if not self.groups:
             return "\n".join([*lines, "nothing left to do"])
         lines.append("")
@@ -145,9 +145,9 @@ class Plan:
         return "\n".join(lines)
 
     def _price(self) -> str:
-        unit = "worker" if self.device == "cpu" else "GPU worker"
-        return (f"in all {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on "
-                f"{count_noun(self.workers, unit)}; checkpoints up to {quantity(self.checkpoint_bytes, 'B')}")  # fmt: skip
+        workers = count_noun(self.workers, "worker" if self.device == "cpu" else "GPU worker")
+        return (f"in all {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on {workers}; "
+                f"checkpoints up to {quantity(self.checkpoint_bytes, 'B')}")  # fmt: skip
 
 
 def make_plan(

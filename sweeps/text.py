@@ -12,11 +12,8 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
-    for unit, size in (("h", 3600), ("days", 86400), ("years", 365.25 * 86400)):
-        bound = {"h": 48 * 3600, "days": 1000 * 86400, "years": float("inf")}[unit]
-        if seconds < bound:
-            break
-    value = seconds / size
+    hours = seconds / 3600
+    value, unit = (hours, "h") if hours < 48 else (hours / 24, "days") if hours < 24_000 else (hours / 8766, "years")
     return f"{value:,.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
 
 
@@ -36,7 +33,7 @@ def count_noun(n: int, noun: str) -> str:
 
 
 def table(header: list[str], rows: list[list], width: int = WIDTH) -> list[str]:
-    """Aligned lines; numbers (but for the first column) to the right; the last column is cut where a line would be too long."""
+    """Aligned lines, the first column and texts to the left; a line that would be too long is cut."""
     cells = [header] + [[str(c) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [i > 0 and all(_numeric(row[i]) for row in cells[1:]) for i in range(len(header))]

@@ -100,5 +100,5 @@ def test_planning_ten_thousand_points_takes_less_than_ten_seconds(request_of, fa
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, sweeps.expand, sweeps.plan, sweeps.status, sweeps.local, sweeps.extend; sys.exit('torch' in sys.modules)"
-    assert run([sys.executable, "-c", code]).returncode == 0
+    code = "import sys, sweeps.expand, sweeps.plan, sweeps.status, sweeps.local, sweeps.extend\n"
+    assert run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"]).returncode == 0

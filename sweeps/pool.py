@@ -1,0 +1,116 @@
+"""One worker process as the launcher sees it: start it, send it a job, hear of it, and know how it died."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+from sweeps.jobs import Job, Settings
+from sweeps.rate import cores
+
+LOG_LINES = 3
+
+
+class Worker:
+    """Events go to `events` as (worker, message); the last one is {"event": "exit", "code": return code}."""
+
+    def __init__(self, slot: int, settings: Settings, events: queue.Queue):
+        self.slot = slot
+        self.job: Job | None = None
+        self.key: str | None = None  # of the last job: what it has compiled
+        self.ready = False
+        self.step = 0
+        self.loss: float | None = None
+        self.log_path = settings.logs / f"worker-{slot}.log"
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sweeps.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment(slot, settings),
+                start_new_session=True,  # Ctrl-C reaches the launcher, which tells the workers
+            )
+        self._send({"settings": _settings(slot, settings)})
+        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+
+    def start(self, job: Job) -> None:
+        """Give it a job; it must have none."""
+        self.job, self.key, self.step, self.loss = job, job.key, 0, None
+        point = job.points[0]
+        self._log_start = self.log_path.stat().st_size
+        self._send({"job": job.id, "point": point.to_dict(), "compile": job.compile})
+
+    def stop(self) -> None:
+        """Ask it to checkpoint and leave."""
+        self._send({"stop": True})
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def kill(self) -> None:
+        """End it now, with whatever it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def last_words(self) -> str:
+        """The last lines of its log since the job began."""
+        with contextlib.suppress(OSError), open(self.log_path, "rb") as f:
+            f.seek(max(self._log_start, f.seek(0, os.SEEK_END) - 4096))
+            lines = [line.strip() for line in f.read().decode(errors="replace").splitlines() if line.strip()]
+            return " | ".join(lines[-LOG_LINES:])
+        return ""
+
+    def _send(self, message: dict) -> None:
+        # A dead worker is heard of through its exit.
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+
+    def _listen(self, events: queue.Queue) -> None:
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError):
+                events.put((self, json.loads(line)))
+        events.put((self, {"event": "exit", "code": self.process.wait()}))
+
+
+def exit_reason(code: int, last_words: str) -> dict:
+    """Typed reason of a worker that died of `code` (subprocess's returncode)."""
+    if code < 0:
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+        hint = " (out of memory, or killed by hand)" if name == "SIGKILL" else ""
+        what = f"worker died of {name}{hint}"
+    else:
+        name, what = f"exit_{code}", f"worker left with exit status {code}"
+    return {"type": f"worker_{name}", "message": f"{what}{': ' if last_words else ''}{last_words}"[:500], "step": None}
+
+
+def _settings(slot: int, settings: Settings) -> dict:
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    available = cores()
+    # Pinning pays when the launch fills the machine, and would stack two small launches on the same cores.
+    fills = settings.workers * settings.threads == len(available) and settings.device == "cpu"
+    first = slot * settings.threads
+    return {**plain, "pin": available[first : first + settings.threads] if fills else []}
+
+
+def _environment(slot: int, settings: Settings) -> dict[str, str]:
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        env[name] = str(settings.threads)
+    # Compiling in the worker itself: a pool of compiler processes per worker would take more memory than it.
+    env.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if settings.device == "cuda":
+        gpu = slot // settings.points_per_device
+        visible = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v.strip()]
+        env["CUDA_VISIBLE_DEVICES"] = visible[gpu % len(visible)] if visible else str(gpu)
+    return env
