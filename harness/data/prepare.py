@@ -133,6 +133,8 @@ def _prepare(data: DataConfig, folder: Path, report: Report) -> Corpus:
     if progress is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    for left in folder.glob(".*.tmp"):  # files that a kill kept from being renamed
+        left.unlink()
     try:
         tokenizer = None if source.vocab else _load_tokenizer(data, source, folder, report)
         corpus = Filling(data, source, tokenizer, folder, report).run(progress)

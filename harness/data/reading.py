@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import UserError
 
@@ -44,7 +45,6 @@ def utf8(text: str | bytes) -> bytes:
 def read_documents(path: Path, text_key: str) -> Iterator[bytes]:
     """Documents of one file in file order, UTF-8. Raises UserError naming the file where it cannot be read."""
     import pyarrow
-    import zstandard
 
     how = kind(path) or "text"
     try:
@@ -54,35 +54,24 @@ def read_documents(path: Path, text_key: str) -> Iterator[bytes]:
             yield from _json_lines(path, text_key)
         else:
             yield from cut_text(_not_binary(path, _chunks(path)))
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """The unpacked content, about CHUNK bytes at a time. Raises EOFError for a packed file that was cut short."""
-    if path.suffix.lower() == ".zst":
-        yield from _unzstd(path)
-        return
-    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as f:
+    """The unpacked content, CHUNK bytes at a time. Raises EOFError or OSError for a packed file that was cut short."""
+    with _unpacked(path) as f:
         while chunk := f.read(CHUNK):
             yield chunk
 
 
-def _unzstd(path: Path) -> Iterator[bytes]:
-    # zstandard's stream_reader takes a truncated frame for the end of the file; the decompression object tells.
-    from zstandard import ZstdDecompressor
+def _unpacked(path: Path) -> BinaryIO:
+    ending = path.suffix.lower()
+    if ending == ".zst":
+        import pyarrow  # its zstd reader, unlike zstandard's, tells a frame cut short from the end of the file
 
-    frame, data = None, b""
-    with open(path, "rb") as f:
-        while data := data or f.read(CHUNK // 16):
-            frame = frame or ZstdDecompressor().decompressobj()
-            if out := frame.decompress(data):
-                yield out
-            data = b""
-            if frame.eof:
-                data, frame = frame.unused_data, None
-    if frame is not None:
-        raise EOFError("the file was cut short")
+        return pyarrow.input_stream(str(path), compression="zstd")
+    return gzip.open(path) if ending == ".gz" else open(path, "rb")
 
 
 def _not_binary(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:

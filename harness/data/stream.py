@@ -30,7 +30,7 @@ class Stream:
                 f"model.context={context}: data={corpus.name} has {corpus.train_tokens:,} training and "
                 f"{corpus.validation_tokens:,} validation tokens, less than one window; shorten it or give more text"
             )
-        self.sequences = math.floor(self.windows * epochs)
+        self.sequences = math.floor(self.windows * epochs + 1e-6)  # 2.3 * 100 is 229.99...97
         self._train = _Reader(corpus, "train", context)
         self._validation = _Reader(corpus, "validation", context)
         self._places = lru_cache(maxsize=8)(self._place_block)
@@ -39,10 +39,10 @@ class Stream:
         """Raises UserError where `tokens` of training need more sequences than there are."""
         if tokens <= self.sequences * self.context:
             return
-        unique = self.windows * self.context
+        enough = math.ceil(100 * math.ceil(tokens / self.context) / self.windows) / 100
         raise UserError(
-            f"{tokens:,} training tokens asked, but data={self.corpus.name} has {unique:,} unique ones "
-            f"(data.epochs={self.epochs:g}); ask for fewer, or allow repeats with data.epochs={_epochs(tokens, unique)}"
+            f"{tokens:,} training tokens asked, but data={self.corpus.name} has {self.windows * self.context:,} unique "
+            f"ones (data.epochs={self.epochs:g}); ask for fewer, or allow repeats with data.epochs={enough:.12g}"
         )
 
     def batch(self, first_sequence: int, n: int) -> np.ndarray:
@@ -66,10 +66,6 @@ class Stream:
         epoch, place = np.divmod(np.arange(block * _BLOCK, (block + 1) * _BLOCK), self.windows)
         parts = [permute(place[epoch == e], self.windows, self.seed, int(e)) for e in np.unique(epoch)]
         return np.concatenate(parts)
-
-
-def _epochs(tokens: int, unique: int) -> str:
-    return f"{math.ceil(100 * tokens / unique) / 100:g}"
 
 
 class _Reader:

@@ -74,7 +74,7 @@ def content_id(content: bytes) -> str:
 
 
 def read_tokenizer_file(path: str) -> bytes:
-    """The content of a tokenizer.json. Raises UserError where there is none or it is not JSON with a model."""
+    """The content of a tokenizer.json. Raises UserError where there is none or it has no vocabulary."""
     where = Path(os.path.expanduser(path))
     if not where.is_file():
         raise UserError(f"data.tokenizer={path} is neither bytes, bpe nor the path of a tokenizer.json")
@@ -83,8 +83,10 @@ def read_tokenizer_file(path: str) -> bytes:
         value = json.loads(content)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read data.tokenizer={path}: {error}") from None
-    if not isinstance(value, dict) or "model" not in value:
-        raise UserError(f"data.tokenizer={path} is no tokenizer.json: it has no 'model'")
+    try:
+        _vocab_and_end(value)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise UserError(f"data.tokenizer={path} is no tokenizer.json: it has no model with a vocabulary") from None
     return content
 
 
@@ -94,7 +96,7 @@ def file_vocab(content: bytes) -> int:
 
 
 def _vocab_and_end(value: dict) -> tuple[int, int]:
-    vocab = value["model"].get("vocab") or {}
+    vocab = value["model"]["vocab"]
     # Unigram models list [token, score]; the others map token to id.
     ids = dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
     ids |= {token["content"]: token["id"] for token in value.get("added_tokens") or []}
