@@ -124,9 +124,18 @@ def _check(content: Any, path: Path) -> None:
                     f"{path}: law {i} ({law['name']}), parameter {symbol} must be "
                     '{"value": NUMBER, "low": NUMBER or null, "high": NUMBER or null}.'
                 )
-        for key in ("given", "range", "sampled"):
-            if not isinstance(law.get(key) or {}, dict):
-                raise UserError(f'{path}: law {i} ({law["name"]}), "{key}" must be an object.')
+        _check_keys(law, f"{path}: law {i} ({law['name']})", ("given", "range", "sampled", "held", "heldout", "behind"))
+    for i, optimum in enumerate(optima or [], start=1):
+        _check_keys(optimum, f"{path}: optimum {i}", ("given", "held"))
+
+
+def _check_keys(entry: dict, where: str, objects: tuple[str, ...]) -> None:
+    for key in objects:
+        if entry.get(key) is not None and not isinstance(entry[key], dict):
+            raise UserError(f'{where}, "{key}" must be an object.')
+    for key in ("value", "low", "high", "loss", "n", "r2", "scatter", "dof", "level"):
+        if not _numbers([entry.get(key)]):
+            raise UserError(f'{where}, "{key}" must be a number or null.')
 
 
 def _numbers(values: Any) -> bool:

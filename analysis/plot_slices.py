@@ -11,7 +11,7 @@ from analysis import style
 from analysis.region import same
 
 MOST_PANELS = 12
-FAR = 2.5  # curves whose lowest losses differ by more basins than this are each drawn from their own
+FAR = 1.5  # curves whose lowest losses differ by more basins than this are each drawn from their own
 MOST_COLOURS = 8  # in a legend; of more, evenly spaced ones are named
 SCALES = ("params", "tpp", "tokens", "batch_size", "width", "depth")
 
@@ -120,7 +120,7 @@ def _basins(slices: Sequence[Mapping]) -> list[tuple[float, float]]:
         y = _finite(s["loss"])
         low = float(y.min()) if len(y) else math.nan
         result.append(
-            (low, float(min(np.ptp(y), 2.5 * max(np.median(y) - low, 0.005 * abs(low)))) if len(y) else math.nan)
+            (low, float(min(np.ptp(y), 4.5 * max(np.median(y) - low, 0.005 * abs(low)))) if len(y) else math.nan)
         )
     return result
 

@@ -159,9 +159,9 @@ def _plain(value: object) -> str:
 def compare_with_held(chosen: Laws, regions: Regions, recipe: Mapping[str, Mapping], notes: list[str]) -> None:
     """Says where a law's slices held another hyper-parameter elsewhere than this recipe sets it."""
     for name, law in chosen.items():
-        for other in ("lr", "tau", "weight_decay"):
-            if other == name or other not in recipe or other in predictors(law) or recipe[name]["source"] != "law":
-                continue
+        if recipe.get(name, {}).get("source") != "law":
+            continue
+        for other in sorted({"lr", "tau", "weight_decay"} & recipe.keys() - {name, *predictors(law)}):
             if other in regions[name].ranges:
                 low, high = regions[name].ranges[other]
                 value = recipe[other]["value"]
