@@ -1,0 +1,72 @@
+"""The words of a command line as keywords: `analysis=lr columns.params=N predictors=[tokens] 'where=params < 1e9'`.
+
+Values follow Hydra's grammar (lists, numbers, null), except those that are taken as they stand: paths, `where` and
+`columns.*`. Every key of an analysis may be written bare or as analysis.KEY.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from analysis.errors import UserError, nearest
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
+AS_THEY_STAND = ("where", "table", "runs", "out", "laws")
+
+
+def parse(words: Iterable[str]) -> dict[str, Any]:
+    """{key: value}, with `columns` gathered into one dict. Raises UserError for what is no KEY=VALUE or is given twice."""
+    found: dict[str, Any] = {}
+    columns: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.lstrip("+").removeprefix("analysis.")
+        if not equals or not key:
+            raise UserError(f"{word!r} is no KEY=VALUE.")
+        target = columns if key.startswith("columns.") else found
+        key = key.removeprefix("columns.")
+        if key in target:
+            raise UserError(f"{word!r}: {key} is given twice.")
+        raw = target is columns or key in AS_THEY_STAND
+        target[key] = _unquoted(value) if raw and key != "where" else value if raw else _value(word, key, value)
+    if columns:
+        found["columns"] = {**(found.get("columns") or {}), **columns}
+    return found
+
+
+def choices() -> list[str]:
+    """Names that `analysis=NAME` may take."""
+    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+
+
+def options(name: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The analysis' defaults (configs/analysis/NAME.yaml) with `given` on top. Raises UserError for an unknown name."""
+    if name is None or str(name) not in choices():
+        listed = f"Choices: {', '.join(choices())}."
+        raise UserError(f"analysis={name}: no such analysis.{nearest(str(name), choices())} {listed}" if name is not None
+                        else f"fit needs analysis=NAME. {listed}")  # fmt: skip
+    return {**(OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"), resolve=True) or {}), **given}
+
+
+def _value(word: str, key: str, value: str) -> Any:
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={value}")
+        if override.is_sweep_override():
+            raise UserError(f"{word!r}: a list is written in brackets, {key}=[{value}].")
+        parsed = override.value()
+    except HydraException as e:
+        raise UserError(f"{word!r} is no valid KEY=VALUE: {str(e).strip().splitlines()[0]}") from None
+    try:
+        return OmegaConf.to_container(OmegaConf.create({"v": parsed}))["v"]
+    except OmegaConfBaseException as e:
+        raise UserError(f"{word!r}: {str(e).splitlines()[0]}") from None
+
+
+def _unquoted(value: str) -> str:
+    """A value that a careful user quoted for Hydra keeps its meaning."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value

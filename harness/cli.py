@@ -1,0 +1,256 @@
+"""`hyperlaw COMMAND key=value ...`: the one place that sees all four packages, each imported inside its command.
+
+Exit status: 0 done (a diverged point is a result), 1 some points failed, 2 the request is wrong (one or two lines).
+"""
+
+import json
+import sys
+
+HELP = """\
+hyperlaw: how must learning rate, weight decay and batch size change as my model and my data grow?
+
+  hyperlaw train KEY=VALUE ...                     train one point
+  hyperlaw sweep sweep=NAME [KEY=V1,V2 ...]        plan a sweep, show its price, train what is missing
+  hyperlaw status sweep=NAME [--json]              counts by status, progress, what failed and why
+  hyperlaw table runs=DIR [--out t.csv|t.parquet]  one row per run
+  hyperlaw fit analysis=NAME table=FILE|runs=DIR [out=DIR] [columns.params=N ...] ['where=...'] [--json]
+  hyperlaw recommend laws=DIR params=1e9|model.width=W model.depth=L tokens=2e10 [batch_size=...] [--json]
+  hyperlaw check coordinates [KEY=VALUE ...]       coordinate check of a parameterization
+
+  --dry-run         (train, sweep) print the plan and stop
+  --config-dir DIR  more configs: DIR/sweep/mine.yaml is sweep=mine
+
+Keys typed most: model.width model.depth tpp|tokens batch_size|batch_tokens optimizer.lr tau|optimizer.weight_decay
+parameterization=NAME schedule=NAME data=NAME data.path seed device out runs. Ranges: optimizer.lr=log2(-10,-5,6).
+"""
+FLAGS = {
+    "train": {"--dry-run", "--json"},
+    "sweep": {"--dry-run", "--json"},
+    "status": {"--json"},
+    "table": set(),
+    "fit": {"--json"},
+    "recommend": {"--json"},
+    "check": set(),
+}
+VALUED = {"table": {"--out"}, **{c: {"--config-dir"} for c in ("train", "sweep", "status", "check")}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or {"-h", "--help"} & set(argv) or argv[0] == "help":
+        print(HELP)
+        return 0 if argv else 2
+    try:
+        return _run(argv[0], argv[1:])
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `hyperlaw table | head`
+        sys.stderr.close()
+        return 0
+    except Exception as e:
+        if not any(c.__name__ == "UserError" for c in type(e).__mro__):
+            raise
+        print(f"hyperlaw: {e}", file=sys.stderr)
+        return 2
+
+
+def _run(command: str, words: list[str]) -> int:
+    from models.errors import UserError
+
+    commands = {"train": train, "sweep": sweep, "status": status, "table": table, "fit": fit, "recommend": recommend,
+                "check": check}  # fmt: skip
+    if command not in commands:
+        raise UserError(f"{command!r} is no command; there are {', '.join(commands)} (`hyperlaw --help`).")
+    flags, overrides, words = {}, [], iter(words)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif flag in VALUED.get(command, ()):
+            flags[flag] = value if equals else next(words, "")
+            if not flags[flag]:
+                raise UserError(f"{flag} needs a value: {flag} PATH.")
+        elif word in FLAGS[command]:
+            flags[word] = True
+        else:
+            known = sorted(FLAGS[command] | VALUED.get(command, set()) | {"--help"})
+            raise UserError(f"{word}: `hyperlaw {command}` has no such flag; it has {', '.join(known)}.")
+    return commands[command](overrides, flags)
+
+
+# ---- training
+
+
+def train(words: list[str], flags: dict) -> int:
+    """One point: a sweep of one."""
+    from harness.compose import compose
+    from harness.files import read_json
+
+    planned, summary = _launch(compose(words, "train", flags.get("--config-dir")), flags, "train")
+    if summary is None:
+        return 0
+    run_dir = planned.plan.runs_dir / planned.members[0].point.id
+    result = read_json(run_dir / "result.json") or {}
+    if flags.get("--json"):
+        print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(run_dir), **result}))
+    elif result.get("loss") is not None:
+        print(f"validation loss {result['loss']:.4f} nats per token after {result['tokens']:,} tokens")
+    else:
+        print(f"{_status(run_dir)}")
+    if not flags.get("--json"):
+        print(f"run in {run_dir}")
+    return summary.exit_status
+
+
+def sweep(words: list[str], flags: dict) -> int:
+    """The points of a sweep that are not there yet."""
+    from harness.compose import compose
+
+    request = compose(_named("sweep", words), "sweep", flags.get("--config-dir"))
+    planned, summary = _launch(request, flags, None)
+    if summary is None:
+        return 0
+    if flags.get("--json"):
+        print(json.dumps({**vars(summary), "runs": str(planned.plan.runs_dir)}))
+    else:
+        print(_summary_line(summary))
+        analyses = planned.request.config.sweep.analyses or ["lr"]
+        print(f"runs in {planned.plan.runs_dir}")
+        print(f"next: hyperlaw fit analysis={analyses[0]} runs={planned.plan.runs_dir} out={planned.out / 'laws'}")
+    return summary.exit_status
+
+
+def _launch(request, flags: dict, name: str | None):
+    """(planned, summary), the summary None after --dry-run."""
+    from sweeps.launch import prepare_plan, run_plan
+
+    as_json, dry_run = flags.get("--json"), bool(flags.get("--dry-run"))
+    report = (lambda line: print(line, file=sys.stderr)) if as_json else print
+    planned = prepare_plan(request, dry_run, name, report)
+    if dry_run and as_json:
+        print(json.dumps(planned.plan.to_dict()))
+    elif dry_run or name is None:
+        report(planned.plan.render())
+    for data in sorted(planned.book.provisional):
+        report(f"data={data} is not prepared yet: ids are provisional, and whether its tokens suffice is not known")
+    return planned, None if dry_run else run_plan(planned)
+
+
+def _summary_line(summary) -> str:
+    parts = [f"{n} {name}" for name, n in (("done", summary.done), ("diverged", summary.diverged),
+                                           ("failed", summary.failed), ("left", summary.left)) if n]  # fmt: skip
+    lines = [f"{', '.join(parts) or 'nothing to do'} in {summary.seconds:.0f} s"]
+    return "\n".join(lines + [f"  {run}: {why}" for run, why in summary.failures.items()])
+
+
+def _status(run_dir) -> str:
+    from harness.rundir import read_status
+
+    found = read_status(run_dir)
+    reason = found.get("reason") or {}
+    return found["status"] + (f": {reason.get('message')} (step {reason.get('step')})" if reason else "")
+
+
+def status(words: list[str], flags: dict) -> int:
+    """What happened to the points of a sweep."""
+    from harness.compose import compose
+    from sweeps.launch import prepare_plan
+    from sweeps.status import render_status
+    from sweeps.status import status as read
+
+    request = compose(_named("sweep", words), "status", flags.get("--config-dir"))
+    planned = prepare_plan(request, dry_run=True, probe=False)
+    report = read(planned.plan.points, planned.plan.runs_dir, planned.plan.rates, planned.plan.workers,
+                  request.config.launcher.lease_seconds)  # fmt: skip
+    print(json.dumps(report) if flags.get("--json") else render_status(report))
+    return 0
+
+
+def _named(group: str, words: list[str]) -> list[str]:
+    """`words`, once they name a choice of the group that the command needs."""
+    from harness.compose import choices
+    from models.errors import UserError
+
+    if not any(word.startswith(f"{group}=") for word in words):
+        raise UserError(f"which {group}? Give {group}=NAME; there are {', '.join(choices(group))}.")
+    return words
+
+
+# ---- analysis
+
+
+def table(words: list[str], flags: dict) -> int:
+    """One row per run, to stdout as CSV or to a file."""
+    from analysis.request import parse
+    from analysis.table import read_runs, write_table
+    from models.errors import UserError
+
+    given = parse(words)
+    if set(given) != {"runs"}:
+        raise UserError("table takes runs=DIR (and --out FILE.csv or FILE.parquet), nothing else.")
+    frame = read_runs(given["runs"])
+    for line in frame.attrs.get("damaged", []):
+        print(line, file=sys.stderr)
+    if flags.get("--out"):
+        write_table(frame, flags["--out"])
+        print(f"{len(frame)} runs in {flags['--out']}")
+    else:
+        print(frame.to_csv(index=False), end="")
+    return 0
+
+
+def fit(words: list[str], flags: dict) -> int:
+    """Laws from a table: printed, laws.json, figures."""
+    from pathlib import Path
+
+    from analysis import command
+    from analysis.request import parse
+
+    given = parse(words)
+    fitted = command.fit(given)
+    out = Path(given.get("out") or "out/laws")
+    command.save(fitted, out)
+    if flags.get("--json"):
+        print(json.dumps(fitted.as_json()))
+    else:
+        print(fitted.as_text())
+        print(f"\nlaws in {out / 'laws.json'}, figures in {out}")
+    return 0
+
+
+def recommend(words: list[str], flags: dict) -> int:
+    """A Recipe: the hyper-parameters of a target run, as a table and as overrides."""
+    from analysis import command
+    from analysis.recommend import as_table
+    from analysis.request import parse
+
+    recipe = command.recommend(parse(words), _count)
+    print(json.dumps(recipe) if flags.get("--json") else as_table(recipe))
+    return 0
+
+
+def _count(width: int, depth: int, shape: dict) -> int:
+    """Parameters of a model of the sweep's kind (`shape`: vocab, context, tied, head_dim, ...)."""
+    from models.count import count_params
+    from models.shape import LlamaShape
+
+    return count_params(LlamaShape.build(width, depth, **shape)).params
+
+
+# ---- checks
+
+
+def check(words: list[str], flags: dict) -> int:
+    """`check coordinates`: activations against width (and depth) after a few steps, with a figure."""
+    from harness.compose import compose
+    from harness.coordinates import command
+    from models.errors import UserError
+
+    if not words or words[0] != "coordinates":
+        raise UserError("check what? There is `hyperlaw check coordinates [parameterization=mup] [model.width=...]`.")
+    return command(compose(words[1:], "check", flags.get("--config-dir")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Where things lie: caches, outputs and runs; and what planning needs to know of the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.config import Config, DataConfig
+from harness.errors import UserError
+from harness.resolve import DataFacts
+
+
+def cache_dir(config: Config) -> Path:
+    """Tokenized data, compiled code and measured rates, for this user: `cache=`, HYPERLAW_CACHE or ~/.cache/hyperlaw."""
+    return Path(config.cache or os.environ.get("HYPERLAW_CACHE") or "~/.cache/hyperlaw").expanduser().absolute()
+
+
+def out_dir(config: Config, name: str) -> Path:
+    """`out=`, else out/NAME."""
+    return Path(config.out or f"out/{name}").expanduser().absolute()
+
+
+def runs_dir(config: Config, name: str) -> Path:
+    """`runs=`, else runs/ in the output folder."""
+    return Path(config.runs).expanduser().absolute() if config.runs else out_dir(config, name) / "runs"
+
+
+class DataBook:
+    """Corpora by their config: prepared ones, or provisional facts where a plan may be made without the data.
+
+    `book(data)` gives the DataFacts that resolving needs; `corpora` maps fingerprint to folder for the workers.
+    """
+
+    def __init__(self, cache: Path, prepare: bool, report: Callable[[str], None] = print):
+        self.cache, self.prepare, self.report = cache, prepare, report
+        self.corpora: dict[str, str] = {}
+        self.provisional: set[str] = set()  # data that is not prepared
+        self._facts: dict[str, DataFacts] = {}
+
+    def __call__(self, data: DataConfig) -> DataFacts:
+        # Order and repeats are no part of a corpus, so axes over them share one.
+        key = repr({k: v for k, v in vars(data).items() if k not in ("seed", "epochs")})
+        if key not in self._facts:
+            self._facts[key] = self._look_up(data)
+        return self._facts[key]
+
+    def _look_up(self, data: DataConfig) -> DataFacts:
+        from harness.data import locate, prepare, unprepared_fingerprint, vocab_of
+
+        if self.prepare:
+            corpus = prepare(data, self.cache, self.report)
+        else:
+            try:
+                corpus = locate(data, self.cache)
+            except UserError:  # a source that is not on this machine can be planned for all the same
+                if data.name != "hf":
+                    raise
+                corpus = None
+        if corpus:
+            self.corpora[corpus.fingerprint] = str(corpus.dir)
+            return DataFacts(corpus.fingerprint, corpus.vocab, corpus.train_tokens)
+        vocab = vocab_of(data)
+        if vocab is None:
+            raise UserError(f"data={data.name} is not prepared and its vocabulary is not known: give data.vocab=SIZE.")
+        self.provisional.add(data.name)
+        return DataFacts(unprepared_fingerprint(data), vocab, None)

@@ -1,0 +1,102 @@
+"""From a Request to trained runs: data, points, plan, launch. What `hyperlaw sweep` and `hyperlaw train` do, in Python.
+
+    from harness.compose import compose
+    from sweeps.launch import prepare_plan, run_plan
+    planned = prepare_plan(compose(["sweep=lr_width"], "sweep"))
+    print(planned.plan.render())
+    summary = run_plan(planned)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from harness.compose import Request
+from harness.errors import UserError
+from harness.places import DataBook, cache_dir, out_dir, runs_dir
+from sweeps.expand import Member, expand_members
+from sweeps.jobs import Settings, Summary
+from sweeps.plan import Plan, make_plan
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class Planned:
+    """A plan with all that is needed to run it."""
+
+    request: Request
+    members: list[Member]
+    plan: Plan
+    book: DataBook
+    out: Path
+    name: str
+
+
+def prepare_plan(
+    request: Request,
+    dry_run: bool = False,
+    name: str | None = None,
+    report: Callable[[str], None] = print,
+    probe: bool = True,
+) -> Planned:
+    """Points, statuses and price of `request`. Prepares its data, unless `dry_run`: then data that is not prepared is
+    planned for with provisional ids. Raises UserError for whatever cannot be, before anything is written."""
+    config = request.config
+    if config.device not in DEVICES:
+        raise UserError(f"device={config.device} is not one of {', '.join(DEVICES)}.")
+    if config.launcher.name != "local":
+        raise UserError(f"launcher={config.launcher.name} is not known; there is local.")
+    name = name or config.sweep.name or "sweep"
+    cache, out = cache_dir(config), out_dir(config, name)
+    # Everything but the data is checked on provisional facts first, so that a wrong request prepares nothing.
+    draft = DataBook(cache, prepare=False, report=report)
+    members = expand_members(request, draft)
+    book = draft
+    if not dry_run:
+        book = DataBook(cache, prepare=True, report=report)
+        members = expand_members(request, book)
+    plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
+                     config.micro_batch, name, probe=probe)  # fmt: skip
+    return Planned(request, members, plan, book, out, name)
+
+
+def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False) -> Summary:
+    """Train what is left of the plan; extends the grid where `sweep.extend` asks for it. Raises UserError where the
+    runs directory cannot be written."""
+    from sweeps.extend import extension
+    from sweeps.local import run
+
+    settings = settings_of(planned)
+    try:
+        os.makedirs(planned.plan.runs_dir, exist_ok=True)
+        more = extension(planned) if planned.request.config.sweep.extend else None
+        return run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
+    except OSError as e:
+        where = e.filename or planned.plan.runs_dir
+        raise UserError(f"cannot write {where}: {e.strerror or e}; choose another out=DIR or runs=DIR.") from None
+
+
+def settings_of(planned: Planned) -> Settings:
+    """Where and how the jobs of a plan run."""
+    config, plan = planned.request.config, planned.plan
+    return Settings(
+        runs_dir=plan.runs_dir,
+        cache=cache_dir(config),
+        logs=planned.out / "logs",
+        corpora=planned.book.corpora,
+        device=plan.device,
+        workers=plan.workers,
+        threads=config.launcher.threads,
+        points_per_device=config.launcher.points_per_device,
+        max_attempts=config.launcher.max_attempts,
+        lease_seconds=config.launcher.lease_seconds,
+        micro_batch=config.micro_batch,
+        checkpoint_seconds=config.checkpoint_seconds,
+        curve_points=config.curve_points,
+        tracking=vars(config.tracking),
+    )
