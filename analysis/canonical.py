@@ -13,7 +13,8 @@ PLAIN = ("standard", "standard_embedding")
 
 
 def rename(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> pd.DataFrame:
-    """A copy with canonical columns taken from theirs: {canonical: theirs}. Theirs stay too, so a filter may use either name.
+    """A copy with canonical columns taken from theirs: {canonical: theirs}. Theirs stay too, so a filter may use
+    either name.
 
     Raises UserError for an unknown canonical name or a column that is not there, with the nearest that is.
     """
@@ -21,18 +22,24 @@ def rename(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> pd.DataFra
     known = set(CANONICAL) | set(SETTINGS)
     for canonical, theirs in columns.items():
         if canonical not in known:
-            raise UserError(f"columns.{canonical}={theirs}: {canonical} is no column of the table{nearest(canonical, known)}")
+            raise UserError(
+                f"columns.{canonical}={theirs}: {canonical} is no column of the table{nearest(canonical, known)}"
+            )
         if theirs not in frame:
-            raise UserError(f"columns.{canonical}={theirs}: the table has no column {theirs}{nearest(theirs, frame.columns)}")
+            raise UserError(
+                f"columns.{canonical}={theirs}: the table has no column {theirs}{nearest(theirs, frame.columns)}"
+            )
     return frame.assign(**{canonical: frame[theirs] for canonical, theirs in columns.items()})
 
 
 def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjusted: str | None = None) -> pd.DataFrame:
-    """The table with its canonical columns numeric and everything derivable filled in; calling it twice changes nothing.
+    """The table with its canonical columns numeric and everything derivable filled in; calling it twice changes
+    nothing.
 
     tokens = steps * batch_tokens, tpp = tokens / params, batch_tokens = batch_size * context, flops = 6 * params * tokens,
     tau as in `tau`; each also the other way round, and only where the cell is empty.
-    parameterization: of every run, where the table does not say. lr_adjusted: the column that holds the hidden matrices' LR
+    parameterization: of every run, where the table does not say. lr_adjusted: the column that holds the hidden
+    matrices' LR
     ("lr" where no width rule applies). Without either, a table without lr_adjusted gets no tau.
     Raises UserError for columns that are no numbers or out of their range.
     """
@@ -45,7 +52,9 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
             df[name] = _number(df[name], name)
     for name in POSITIVE:
         if name in df and (bad := df[name] <= 0).any():
-            raise UserError(f"{name} is not above 0 in {int(bad.sum())} of {len(df)} rows; mend the table or filter with where=.")
+            raise UserError(
+                f"{name} is not above 0 in {int(bad.sum())} of {len(df)} rows; mend the table or filter with where=."
+            )
     if "weight_decay" in df and (df["weight_decay"] < 0).any():
         raise UserError("weight_decay is below 0 in some rows; mend the table or filter with where=.")
     _status(df)
@@ -59,7 +68,8 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
 
 
 def tau(df: pd.DataFrame) -> pd.Series | None:
-    """AdamW timescale in units of the run: B/(lr*wd*D), B/(wd*D) with independent weight decay; lr and wd of the hidden matrices.
+    """AdamW timescale in units of the run: B/(lr*wd*D), B/(wd*D) with independent weight decay; lr and wd of the
+    hidden matrices.
 
     B and D in tokens, so B/D = 1/steps. NaN where weight decay is 0. None where a column is missing.
     Power Lines (arXiv 2505.13738); DESIGN, decision 1.
@@ -95,7 +105,9 @@ def _number(column: pd.Series, name: str) -> pd.Series:
     bad = column[numbers.isna() & column.notna()]
     bad = bad[~bad.map(lambda cell: str(cell).strip().lower() in ("", "nan", "none", "null"))]
     if len(bad):
-        raise UserError(f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}.")
+        raise UserError(
+            f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}."
+        )
     return numbers
 
 
@@ -140,13 +152,17 @@ def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> None:
     """LR and weight decay of the hidden matrices, only where the table or the user says how they follow."""
     if lr_adjusted is not None:
         if lr_adjusted not in df:
-            raise UserError(f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}")
+            raise UserError(
+                f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}"
+            )
         _fill(df, "lr_adjusted", _number(df[lr_adjusted], lr_adjusted))
     rule = df["parameterization"] if "parameterization" in df else pd.Series(None, index=df.index, dtype=object)
     plain = rule.isin(PLAIN)
     if "lr" in df and plain.any():
         _fill(df, "lr_adjusted", df["lr"].where(plain))
-    if "weight_decay" in df and "lr_adjusted" in df:  # CompleteP multiplies weight decay by the width ratio: not known here
+    if (
+        "weight_decay" in df and "lr_adjusted" in df
+    ):  # CompleteP multiplies weight decay by the width ratio: not known here
         _fill(df, "weight_decay_adjusted", df["weight_decay"].where(df["lr_adjusted"].notna() & (rule != "completep")))
 
 

@@ -1,19 +1,200 @@
 """Power laws of optima: log y = c + sum_p exponent_p * log x_p, with intervals and the error on held-out scales.
 
-A LAW is a plain dict, ready for laws.json. Beyond the keys of the contract (analysis, name, given, form, unit, parameters,
-r2, n, objective, heldout, method) every power law carries what a prediction interval needs:
+A LAW is a plain dict, ready for laws.json. Beyond the keys of the contract (analysis, name, given, form, unit,
+parameters,
+r2, n, objective, heldout, method) every power law carries what a prediction interval needs (analysis/predict.py):
 
     predictors   [names], in the order of the exponents
-    covariance   matrix of (log coefficient, exponents...), natural log, already scaled for scatter; null if it is unknown
+    covariance   matrix of (log coefficient, exponents...), natural log; null if it is unknown (as many optima as
+                 parameters)
     scatter      residual s.d. of the optima about the law, natural log; null if it is unknown
     dof          degrees of freedom of covariance and scatter (Student t); 0 where they are unknown
     level        probability content of every interval of this law (0.8: from 10 % to 90 %)
-    range        {predictor or params, tokens, tpp, batch_size: {"low":, "high":}} over the slices behind the law
-    held         {column: geometric mean over the slices of what they held, for instance batch_size, tau, lr}
+    range        {params, tokens, tpp, batch_size, predictors: {"low":, "high":}} over the slices behind the law
+    sampled      {column: [value in each slice]}: scale and held hyper-parameters
+    held         {column: geometric mean over the slices of what they held}
     behind       {kept predictor: [collinear predictors that it stands for]}
     notes        [lines that a reader should see]
 
-Prediction at x, with z = (1, log x_1, ...) and q the Student-t quantile at (1 + level) / 2 with dof:
-    log y = z @ (log coefficient, exponents),  half width of its interval = q * sqrt(z @ covariance @ z + scatter ** 2).
-`predict(law, x)` below does it.
+Intervals. Least squares weighs every optimum alike: errors of single optima come from few runs, and weights from them
+are
+noisier than the law. With P the solver, M the residual maker, W what the runs' noise leaves in the optima (their
+covariance:
+branches of one trunk are one block), the scatter of the true optima about the law is s2 = max(0, (RSS - tr MW) / dof), and
+
+    covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t with Satterthwaite's (tr MV)^2 / tr MVMV degrees of
+                                         freedom.
+
+Residuals smaller than the runs' noise are luck, so the covariance never falls below what that noise alone gives.
+(Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from analysis.optimum import Optimum
+
+CONSTANT = 0.02  # a predictor that moves by less does not vary
+COLLINEAR = 100.0  # variance inflation above which a predictor is another under a second name
+SAME_SCALE = 0.02
+
+
+@dataclass
+class Predictors:
+    kept: list[str]
+    behind: dict[str, list[str]] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """log y = beta @ (1, log x...). covariance is None where no degree of freedom is left."""
+
+    predictors: tuple[str, ...]
+    beta: np.ndarray
+    covariance: np.ndarray | None
+    scatter: float | None
+    dof: float
+    rss: float
+    r2: float | None
+
+    def log_at(self, values: Sequence[Mapping[str, float]]) -> np.ndarray:
+        """Natural log of the law at each of `values` ({predictor: value})."""
+        return design(values, self.predictors) @ self.beta
+
+
+def lookup(optimum: Optimum) -> dict[str, float]:
+    """What a law of this optimum can be written in: its scale, what it held, FLOPs, its loss."""
+    s = optimum.slice
+    return {**s.held, **s.given, "flops": s.flops, "loss": optimum.loss}
+
+
+def design(values: Sequence[Mapping[str, float]], predictors: Sequence[str]) -> np.ndarray:
+    return np.array([[1.0, *(np.log(at[name]) for name in predictors)] for at in values]).reshape(len(values), -1)
+
+
+def choose_predictors(values: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> Predictors:
+    """Of `wanted`, in order: those that vary and are no combination of those kept before (variance inflation over
+    100)."""
+    result = Predictors([])
+    for name in wanted:
+        column = np.log([at[name] for at in values])
+        if np.ptp(column) < np.log1p(CONSTANT):
+            result.constant.append(name)
+            continue
+        centered = column - column.mean()
+        base = design(values, result.kept)
+        residual = centered - base @ np.linalg.lstsq(base, centered, rcond=None)[0]
+        if residual @ residual * COLLINEAR < centered @ centered:
+            result.behind.setdefault(_closest(values, column, result.kept), []).append(name)
+        else:
+            result.kept.append(name)
+    return result
+
+
+def _closest(values, column: np.ndarray, kept: list[str]) -> str:
+    return max(kept, key=lambda name: abs(np.corrcoef(column, np.log([at[name] for at in values]))[0, 1]))
+
+
+def fit_power_law(
+    values, y: np.ndarray, predictors: Sequence[str], own: np.ndarray | None, own_dof: float, level: float
+):
+    """Least squares of log optima y (n,) on the logs of `predictors`; own (n, n): covariance of y from the runs'
+    noise alone,
+    known with own_dof degrees of freedom, or None. level: of the intervals that the covariance must not undercut."""
+    x = design(values, predictors)
+    n, p = x.shape
+    solver = np.linalg.pinv(x)
+    beta = solver @ y
+    residual = y - x @ beta
+    rss, total, dof = float(residual @ residual), float(((y - y.mean()) ** 2).sum()), n - p
+    r2 = 1 - rss / total if total > 1e-20 and p > 1 else None
+    if dof < 1:
+        return PowerLaw(tuple(predictors), beta, None, None, 0.0, rss, r2)
+    maker = np.eye(n) - x @ solver
+    noise = np.zeros((n, n)) if own is None else own
+    variance = noise + max(0.0, (rss - np.trace(maker @ noise)) / dof) * np.eye(n)
+    if not np.trace(maker @ variance) > 0:
+        variance = np.eye(n)
+    trace = float(np.trace(maker @ variance))
+    effective = min(trace**2 / float(np.trace(maker @ variance @ maker @ variance)), dof)
+    covariance = solver @ variance @ solver.T * (rss / trace)
+    if own is not None and own_dof > 0:
+        alone = np.diag(solver @ own @ solver.T) * stats.t.ppf((1 + level) / 2, own_dof) ** 2
+        here = np.diag(covariance) * stats.t.ppf((1 + level) / 2, effective) ** 2
+        covariance = solver @ variance @ solver.T * max(rss / trace, _ratio(alone, here) * rss / trace)
+    return PowerLaw(tuple(predictors), beta, covariance, float(np.sqrt(rss / dof)), effective, rss, r2)
+
+
+def _ratio(alone: np.ndarray, here: np.ndarray) -> float:
+    return float(np.max(alone / np.maximum(here, 1e-300)))
+
+
+def own_covariance(optima: Sequence[Optimum], target: int) -> tuple[np.ndarray | None, float]:
+    """((n, n) covariance of log optima from the noise of their runs, degrees of freedom), or (None, 0) if any has
+    none.
+
+    Runs in two slices, or branches of one trunk, carry the same noise into both.
+    """
+    if any(o.influence is None for o in optima) or not optima:
+        return None, 0.0
+    numbers: dict[object, int] = {}
+    parts = []
+    for o in optima:
+        blocks = [numbers.setdefault(block, len(numbers)) for block in o.slice.block[o.used]]
+        parts.append((blocks, o.influence[target]))
+    own = np.zeros((len(optima), len(optima)))
+    owners: dict[int, list[tuple[int, float]]] = {}
+    for i, (blocks, influence) in enumerate(parts):
+        for block, amount in zip(blocks, np.asarray(influence), strict=True):
+            owners.setdefault(block, []).append((i, float(amount)))
+    for shares in owners.values():
+        rows, amounts = np.array([i for i, _ in shares]), np.array([amount for _, amount in shares])
+        np.add.at(own, (rows[:, None], rows[None, :]), np.outer(amounts, amounts))
+    return own, float(sum(o.dof for o in optima) / len(optima))
+
+
+def largest_scales(flops: np.ndarray, fraction: float = 0.25) -> np.ndarray:
+    """Bool mask of the slices held out: all at the largest training FLOPs, never part of a scale, at least one scale
+    and as
+    near to `fraction` of the slices as whole scales come; never all."""
+    order = np.argsort(-flops, kind="stable")
+    starts = [0]
+    for i in range(1, len(order)):
+        if flops[order[i]] < flops[order[starts[-1]]] / (1 + SAME_SCALE):
+            starts.append(i)
+    held = np.zeros(len(flops), bool)
+    if len(starts) > 1:
+        count = min(starts[1:], key=lambda start: abs(start - fraction * len(flops)))
+        held[order[:count]] = True
+    return held
+
+
+def as_dict(law: PowerLaw, level: float) -> dict:
+    """The parts of a LAW that come from the fit: form, parameters, r2, n's companions, covariance; finite or None."""
+    half = np.full(len(law.beta), np.nan)
+    if law.covariance is not None:
+        half = stats.t.ppf((1 + level) / 2, law.dof) * np.sqrt(np.diag(law.covariance))
+    ends = np.stack([law.beta, law.beta - half, law.beta + half], axis=1)
+    with np.errstate(over="ignore"):
+        ends[0] = np.exp(ends[0])
+    named = zip(("coefficient", *law.predictors), ends, strict=True)
+    return {
+        "form": " * ".join(["coefficient", *(f"{name}^{name}" for name in law.predictors)]),
+        "parameters": {key: dict(zip(("value", "low", "high"), map(finite, row), strict=True)) for key, row in named},
+        "r2": finite(law.r2),
+        "objective": finite(law.rss),
+        "predictors": list(law.predictors),
+        "covariance": None if law.covariance is None else law.covariance.tolist(),
+        "scatter": finite(law.scatter),
+        "dof": law.dof,
+        "level": level,
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """A float that JSON can hold, or None."""
+    return None if value is None or not np.isfinite(value) else float(value)

@@ -2,7 +2,8 @@
 
 Allowed: column names (`with spaces` in backticks), numbers, texts, lists, True, False, None; < <= > >= == !=, chained;
 in, not in; and, or, not (also & | ~ with the precedence of and, or, not); + - * / ** on numbers; parentheses.
-Run ids compare as text, written with or without quotes. A comparison with an empty cell is false (`!=` is true), as in pandas.
+Run ids compare as text, written with or without quotes. A comparison with an empty cell is false (`!=` is true), as
+in pandas.
 """
 
 import ast
@@ -38,7 +39,8 @@ QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]*)`""")
 
 
 def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
-    """The rows of `frame` where the condition holds; all where it is None or blank. Raises UserError if none is left."""
+    """The rows of `frame` where the condition holds; all where it is None or blank. Raises UserError if none is
+    left."""
     if where is None or not str(where).strip():
         return frame
     chosen = frame[mask(frame, str(where))]
@@ -69,7 +71,9 @@ def _short(where: str) -> str:
 
 def _truth(values: object, where: str) -> np.ndarray:
     if isinstance(values, pd.Series) and (
-        pd.api.types.is_bool_dtype(values) or values.dropna().map(lambda cell: isinstance(cell, bool)).all() and values.notna().any()
+        pd.api.types.is_bool_dtype(values)
+        or values.dropna().map(lambda cell: isinstance(cell, bool)).all()
+        and values.notna().any()
     ):
         return values.fillna(False).to_numpy(bool)
     raise UserError(f"where={_short(where)} must be a condition, such as 'params < 1e9 and optimizer == \"adamw\"'.")
@@ -85,7 +89,9 @@ class _Walker:
             self.tree = ast.parse(self.text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = getattr(error, "msg", None) or "nested too deeply"
-            raise UserError(f"where={self.where} cannot be read ({reason}); equality is ==, texts stand in quotes.") from None
+            raise UserError(
+                f"where={self.where} cannot be read ({reason}); equality is ==, texts stand in quotes."
+            ) from None
 
     def _plain(self, where: str) -> str:
         """Backticked names to identifiers; & | ~ to and, or, not, which is the precedence that pandas gives them."""
@@ -111,7 +117,9 @@ class _Walker:
         match node:
             case ast.BoolOp():
                 parts = [self.condition(part) for part in node.values]
-                return pd.Series(np.logical_and.reduce(parts) if isinstance(node.op, ast.And) else np.logical_or.reduce(parts))
+                return pd.Series(
+                    np.logical_and.reduce(parts) if isinstance(node.op, ast.And) else np.logical_or.reduce(parts)
+                )
             case ast.UnaryOp(op=ast.Not()):
                 return pd.Series(~self.condition(node.operand))
             case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
@@ -130,7 +138,9 @@ class _Walker:
                 return [self.literal(item) for item in node.elts]
             case ast.Name():
                 return self.column(node.id)
-        raise UserError(f"where={self.where}: {type(node).__name__.lower()} is not allowed; names, numbers, texts and comparisons are.")
+        raise UserError(
+            f"where={self.where}: {type(node).__name__.lower()} is not allowed; names, numbers, texts and comparisons are."
+        )
 
     def column(self, name: str) -> pd.Series:
         name = self.names.get(name, name)
@@ -158,7 +168,9 @@ class _Walker:
         return value
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> np.ndarray:
-        text = any(isinstance(node, ast.Name) and self.names.get(node.id, node.id) in IDENTIFIERS for node in (left, right))
+        text = any(
+            isinstance(node, ast.Name) and self.names.get(node.id, node.id) in IDENTIFIERS for node in (left, right)
+        )
         read = self.as_text if text else self.value
         a, b = read(left), read(right)
         if isinstance(op, ast.In | ast.NotIn) or (isinstance(b, list) and isinstance(op, ast.Eq | ast.NotEq)):

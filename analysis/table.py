@@ -18,20 +18,27 @@ RESULT = ("loss", "train_loss", "flops", "device_seconds", "micro_batch", "token
 
 
 def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """The table of a .csv (.csv.gz, .tsv) or .parquet file with canonical columns taken from theirs: {canonical: theirs}.
+    """The table of a .csv (.csv.gz, .tsv) or .parquet file with canonical columns taken from theirs: {canonical:
+    theirs}.
 
     Run ids stay text. Raises UserError where the file is missing or unreadable, or a column is not there.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"table={path}: no such file." if not path.is_dir() else f"table={path} is a folder; for runs say runs={path}.")
+        raise UserError(
+            f"table={path}: no such file."
+            if not path.is_dir()
+            else f"table={path} is a folder; for runs say runs={path}."
+        )
     identifiers = set(IDENTIFIERS) | {(columns or {}).get(name, name) for name in IDENTIFIERS}
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
             separator = "\t" if ".tsv" in path.suffixes else ","
-            frame = pd.read_csv(path, sep=separator, dtype=dict.fromkeys(identifiers, str), low_memory=False, encoding="utf-8-sig")
+            frame = pd.read_csv(
+                path, sep=separator, dtype=dict.fromkeys(identifiers, str), low_memory=False, encoding="utf-8-sig"
+            )
     except pd.errors.EmptyDataError:
         raise UserError(f"table={path} is empty.") from None
     except (ValueError, OSError, OverflowError, EOFError) as error:  # ParserError and ArrowInvalid are ValueErrors
@@ -50,7 +57,8 @@ def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
 def read_runs(runs: str | os.PathLike) -> pd.DataFrame:
     """One row per run directory under `runs`: its point's columns, status and result; canonical columns first.
 
-    A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without loss. Both
+    A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without
+    loss. Both
     are named in `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
     """
     runs = Path(runs)

@@ -1,0 +1,329 @@
+"""Slices: rows that differ only in the tuned hyper-parameters, in what follows from them, and in seed.
+
+Within a law's settings (parameterization, optimizer, schedule, ...) and a scale (parameters, shape, tokens within 2
+%), a
+slice of LR holds the batch and either weight decay or tau; of tau or weight decay, LR and batch; of the batch, LR and
+tau.
+Other swept hyper-parameters are held, one slice for each value, or profiled out (analysis/profile.py), never mixed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis.columns import OUTCOMES, SCALE, SETTINGS
+from analysis.errors import UserError
+
+SAME_TOKENS = 0.02  # steps are whole
+SAME_HELD = 0.02  # ladders written with three digits
+SAME_WARMUP = 0.25  # share of training, of few whole steps
+SAME_TUNED = 0.01
+
+GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim")
+DECAY = ("weight_decay", "tau")
+HELD = {
+    "tau": ("lr", "batch"),
+    "weight_decay": ("lr", "batch"),
+    "lr": ("batch", "decay"),
+    "batch": ("lr", "decay"),
+    "lr_batch": ("decay",),
+}
+TUNED = {
+    "tau": ("tau",),
+    "weight_decay": ("weight_decay",),
+    "lr": ("lr",),
+    "batch": ("batch_size",),
+    "lr_batch": ("lr", "batch_size"),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of n rows and k tuned hyper-parameters, natural logs."""
+
+    targets: tuple[str, ...]
+    settings: dict  # what its law has in common
+    given: dict  # the scale: params, tokens, tpp, width, depth
+    held: dict  # the other hyper-parameters
+    flops: float  # training FLOPs (tokens where unknown), to tell the largest scales
+    x: np.ndarray  # (n, k)
+    loss: np.ndarray  # (n,) nats per token; NaN or any value where diverged
+    diverged: np.ndarray  # (n,) bool
+    seed: np.ndarray  # (n,) codes, -1 unknown
+    block: np.ndarray  # (n,) codes of what shares its noise: runs, and branches of one trunk
+    rows: np.ndarray  # (n,) positions in the canonical table
+
+    @property
+    def distinct(self) -> int:
+        """Distinct tuned values of the coordinate that has fewest."""
+        return min(len(np.unique(cluster(np.exp(column), tolerance=SAME_TUNED))) for column in self.x.T)
+
+
+@dataclass
+class Partition:
+    slices: list[Slice]
+    notes: list[str] = field(default_factory=list)
+
+
+def cluster(values: Sequence[float], within: np.ndarray | None = None, tolerance: float = SAME_TOKENS) -> np.ndarray:
+    """Codes of values that lie within `tolerance` of the smallest of their cluster, apart for each code of `within`.
+
+    Empty values are a cluster of their own (-1 without `within`).
+    """
+    values = np.asarray(values, float)
+    within = np.zeros(len(values), int) if within is None else within
+    order = np.lexsort((values, within))
+    start, group, code, codes = np.nan, None, -1, np.full(len(values), -1)
+    v, w = values[order].tolist(), within[order].tolist()
+    for position, (value, here) in enumerate(zip(v, w, strict=True)):
+        fresh = here != group or not (value <= start * (1 + tolerance) or (value != value and start != start))
+        if fresh:
+            start, group, code = value, here, code + 1
+        codes[order[position]] = code
+    return codes
+
+
+def combine(*codes: np.ndarray) -> np.ndarray:
+    """One code for each combination."""
+    return pd.DataFrame(dict(enumerate(codes))).groupby(list(range(len(codes))), sort=True).ngroup().to_numpy()
+
+
+def batch_column(df: pd.DataFrame) -> str | None:
+    """Sequences where known, else tokens."""
+    return next((name for name in ("batch_size", "batch_tokens") if name in df and df[name].notna().any()), None)
+
+
+def partition(
+    df: pd.DataFrame,
+    analysis: str,
+    hold: str = "auto",
+    profile: Sequence[str] = (),
+    by: Sequence[str] = (),
+    unit: str = "auto",
+    extra: Sequence[str] = (),
+) -> Partition:
+    """The slices of a canonical table for one analysis, in order of settings, scale and what is held.
+
+    hold: auto, weight_decay, tau (for tau also lr): auto takes what leaves more rows in slices of three values or
+    more.
+    profile: hyper-parameters that are not held, for `profile.reduce`. by: further columns, each combination a law of
+    its own.
+    unit: sequences, tokens or auto, of the batch. extra: further columns of which `given` holds the median. Raises
+    UserError where a needed column is missing or no row can be used.
+    """
+    targets = tuple(_batch(df, unit) if name == "batch_size" else name for name in TUNED[analysis])
+    for name in targets:
+        if name not in df:
+            raise UserError(_missing(name, df))
+    notes: list[str] = []
+    df = _usable(df.assign(_row=np.arange(len(df))), targets, notes)
+    names = [name for name in (*SETTINGS, *by) if name in df]
+    for name in by:
+        if name not in df:
+            raise UserError(f"by=[{name}]: the table has no such column.")
+    settings = combine(*[pd.factorize(df[name], sort=False)[0] for name in names]) if names else np.zeros(len(df), int)
+    slices, ignored = [], 0
+    for code in np.unique(settings):
+        group = df[settings == code]
+        scale = _scale(group, warmup=targets == ("lr",) or targets[0] in DECAY)
+        held, lines = _choose_held(group, scale, analysis, targets, hold, profile)
+        notes += [line for line in lines if line not in notes]
+        codes = combine(scale, *[_held_codes(group, name) for name in held]) if held else scale
+        found = [_slice(part, targets, names, held, extra) for _, part in group.groupby(codes, sort=True)]
+        kept = _drop_lone(found, [scale[np.flatnonzero(codes == c)[0]] for c in np.unique(codes)])
+        ignored += sum(len(s.rows) for s in found) - sum(len(s.rows) for s in kept)
+        slices += kept
+    if ignored:
+        notes.append(
+            f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice."
+        )
+    _name_unaccounted(df, slices, names, targets, notes)
+    return Partition(slices, notes)
+
+
+def _batch(df: pd.DataFrame, unit: str) -> str:
+    wanted = {"sequences": "batch_size", "tokens": "batch_tokens", "auto": batch_column(df) or "batch_size"}
+    if unit not in wanted:
+        raise UserError(f"unit={unit} must be sequences, tokens or auto.")
+    return wanted[unit]
+
+
+def _missing(name: str, df: pd.DataFrame) -> str:
+    if name == "tau" and "weight_decay" in df and "lr_adjusted" not in df:
+        return (
+            "tau needs the LR of the hidden matrices: give columns.lr_adjusted=..., or say parameterization=standard\n"
+            "or lr_adjusted=lr if no width rule changes it."
+        )
+    needs = {
+        "tau": "lr_adjusted, weight_decay and steps (or tokens and batch)",
+        "batch_size": "batch_tokens and context",
+    }
+    return f"the table has no {name}; map it with columns.{name}=THEIRS" + (
+        f" (or {needs[name]})." if name in needs else "."
+    )
+
+
+def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.DataFrame:
+    """Done and diverged rows with a tuned value on the log axis; what is left out is counted in the notes."""
+    if "loss" not in df:
+        raise UserError("the table has no loss; map it with columns.loss=THEIRS.")
+    others = df["status"][~df["status"].isin(["done", "diverged"])].value_counts()
+    if len(others):
+        notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
+    df = df[df["status"].isin(["done", "diverged"])]
+    known = df.drop(columns="_row").duplicated()
+    if known.any():
+        notes.append(f"{int(known.sum())} rows repeat others in every column: used once.")
+        df = df[~known]
+    diverged = (df["status"] == "diverged") | np.isinf(df["loss"])
+    empty = df["loss"].isna() & ~diverged
+    if empty.any():
+        notes.append(f"{int(empty.sum())} rows are done but have no loss: not used.")
+        df, diverged = df[~empty], diverged[~empty]
+    if (negative := (df["loss"] <= 0) & ~diverged).any():
+        raise UserError(
+            f"loss is not above 0 in {int(negative.sum())} rows; it is nats per token. Mend it or filter with where=."
+        )
+    for name in targets:
+        absent = df[name].isna() if name == "tau" else df[name].isna() | (df[name] <= 0)
+        if absent.any():
+            notes.append(f"{int(absent.sum())} rows have no {name} above 0, which a log axis cannot show: not used.")
+            df, diverged = df[~absent], diverged[~absent]
+    if df.empty:
+        raise UserError("no row of the table can be used" + (f" ({notes[0].rstrip('.')})." if notes else "."))
+    return df.assign(_diverged=diverged)
+
+
+def _scale(df: pd.DataFrame, warmup: bool) -> np.ndarray:
+    """Codes of model shape, tokens and epochs; of warm-up too where the batch is held (else it may follow from the
+    batch)."""
+    codes = np.zeros(len(df), int)
+    for name in SCALE:
+        if name in df and df[name].notna().any():
+            codes = cluster(df[name], codes, 1e-3)
+    for name in ("tokens", "epochs"):
+        if name in df and df[name].notna().any():
+            codes = cluster(df[name], codes)
+    if warmup and {"warmup_tokens", "tokens"} <= set(df):
+        codes = cluster(df["warmup_tokens"] / df["tokens"], codes, SAME_WARMUP)
+    return codes
+
+
+def _held_codes(df: pd.DataFrame, name: str) -> np.ndarray:
+    return cluster(df[name], tolerance=SAME_HELD)
+
+
+def _choose_held(df, scale, analysis, targets, hold, profile) -> tuple[list[str], list[str]]:
+    """Columns that a slice holds, and lines on what could not be held."""
+    choices = ("auto", *DECAY, "lr") if analysis == "tau" else ("auto", *DECAY)
+    if hold not in choices:
+        raise UserError(f"hold={hold} must be one of {', '.join(choices)}.")
+    known = {name for name in df if df[name].notna().any()}
+    held, notes = [], []
+    for name in HELD[analysis]:
+        if name == "lr" and analysis == "tau" and hold == "weight_decay":
+            name = "weight_decay"
+        name = batch_column(df) if name == "batch" else name
+        if name == "decay" and set(DECAY) & set(profile):
+            continue
+        if name == "decay":
+            options = [column for column in DECAY if column in known and column not in targets]
+            if hold in DECAY and hold not in options:
+                raise UserError(
+                    f"hold={hold}: the table has no {hold}{'; ' + _missing('tau', df) if hold == 'tau' else '.'}"
+                )
+            if not options:
+                notes.append("weight decay is not in the table: taken as held.")
+                continue
+            name = (
+                hold
+                if hold in DECAY
+                else _fuller(df, scale, held, options, targets, analysis == "batch" and not profile)
+            )
+        if name is None or name not in known:
+            notes.append(f"{name or 'the batch'} is not in the table: taken as held.")
+        elif name not in profile and not (name == "batch_tokens" and "batch_size" in profile):
+            held.append(name)
+    if analysis == "batch" and "tau" not in held and "weight_decay" in held:
+        notes.append("the batch slices hold weight decay, not tau: their optimum mixes batch with tau.")
+    return held, notes
+
+
+def _fuller(df, scale, held, options, targets, prefer_tau: bool) -> str:
+    """Of weight decay and tau the one whose slices of three values or more hold more rows; a batch slice holds tau if
+    it can."""
+    if prefer_tau:
+        return options[-1]
+    base = combine(scale, *[_held_codes(df, name) for name in held]) if held else scale
+    tuned = combine(*[cluster(df[name], tolerance=SAME_TUNED) for name in targets])
+
+    def rows(name: str) -> int:
+        codes = combine(base, _held_codes(df, name))
+        distinct = pd.Series(tuned).groupby(codes).transform("nunique")
+        return int((distinct >= 3).sum())
+
+    return max(options, key=rows)
+
+
+def _slice(part: pd.DataFrame, targets, names, held, extra) -> Slice:
+    def middle(name: str) -> float | None:
+        value = float(part[name].median()) if name in part else np.nan
+        return value if np.isfinite(value) else None
+
+    beyond = [name for name in extra if name not in (*targets, *held, "flops", "loss")]
+    given = {name: middle(name) for name in dict.fromkeys((*GIVEN, *beyond))}
+    flops = middle("flops") or middle("tokens") or middle("params") or 0.0
+    trunk = part["trunk"] if "trunk" in part else pd.Series(None, index=part.index, dtype=object)
+    run = part["run_id"] if "run_id" in part else pd.Series(None, index=part.index, dtype=object)
+    block = trunk.astype(object).where(trunk.notna(), run.astype(object))
+    block = block.where(block.notna(), "row " + part["_row"].astype(str))
+    return Slice(
+        targets=targets,
+        settings={name: _plain(part[name].iloc[0]) for name in names},
+        given={name: value for name, value in given.items() if value is not None},
+        held={name: middle(name) for name in held},
+        flops=flops,
+        x=np.log(part[list(targets)].to_numpy(float)),
+        loss=part["loss"].to_numpy(float),
+        diverged=part["_diverged"].to_numpy(bool),
+        seed=pd.factorize(part["seed"])[0] if "seed" in part else np.full(len(part), -1),
+        block=block.to_numpy(object),
+        rows=part["_row"].to_numpy(),
+    )
+
+
+def _plain(value: object) -> object:
+    """A cell as JSON can hold it; an empty one is None."""
+    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _drop_lone(found: list[Slice], scales: list[int]) -> list[Slice]:
+    """Without slices of one value that are rows of another sweep: their scale has a real slice, or several such."""
+    lone = [s.distinct < 2 for s in found]
+    crowd = pd.Series(scales).groupby(scales).transform("size").tolist()
+    return [s for s, alone, many in zip(found, lone, crowd, strict=True) if not (alone and many > 1)]
+
+
+def _name_unaccounted(df, slices, names, targets, notes) -> None:
+    """Columns unknown to us that move inside slices at one tuned value: perhaps settings that should be held."""
+    if not slices:
+        return
+    spot = np.full(int(df["_row"].max()) + 1, -1)
+    for i, s in enumerate(slices):
+        spot[s.rows] = i
+    where = combine(spot[df["_row"]], *[cluster(df[name], tolerance=SAME_TUNED) for name in targets])
+    mapped = set(OUTCOMES) | set(names) | set(SCALE) | {"lr", "tau", "weight_decay", "_row", "_diverged"}
+    moving = []
+    for name in df.columns.difference(sorted(mapped)):
+        values = df[name]
+        if not 2 <= values.nunique() <= 20 or any(values.equals(df[known]) for known in mapped & set(df)):
+            continue
+        moved = values.groupby(where).transform("nunique") > 1
+        if (moved & (spot[df["_row"]] >= 0)).any():
+            moving.append(name)
+    if moving:
+        notes.append(f"{', '.join(moving)} vary inside slices and are not held; by=[{moving[0]}] would part them.")
