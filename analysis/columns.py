@@ -1,25 +1,23 @@
 """The columns of the Table: canonical names, which are numbers, and what each means to a slice.
 
 One row is one run. Tokens, FLOPs and parameters are counts; loss is nats per token on validation data; lr and
-weight_decay
-are base values, lr_adjusted and weight_decay_adjusted those of the hidden matrices under the parameterization.
+weight_decay are base values, lr_adjusted and weight_decay_adjusted those of the hidden matrices under the
+parameterization.
 """
 
 CANONICAL = (
-    "run_id status params params_total params_non_embedding width depth base_width base_depth context tokens tpp
-    epochs "
-    "batch_size batch_tokens micro_batch steps lr lr_adjusted weight_decay weight_decay_adjusted weight_decay_mode tau
-    schedule "
-    "warmup_tokens optimizer parameterization seed trunk loss train_loss flops device_seconds"
+    "run_id status params params_total params_non_embedding width depth base_width base_depth context tokens tpp "
+    "epochs batch_size batch_tokens micro_batch steps lr lr_adjusted weight_decay weight_decay_adjusted "
+    "weight_decay_mode tau schedule warmup_tokens optimizer parameterization seed trunk loss train_loss flops "
+    "device_seconds"
 ).split()
 
 TEXT = ("run_id", "trunk", "status", "weight_decay_mode", "schedule", "optimizer", "parameterization")
 IDENTIFIERS = ("run_id", "trunk")  # compared as text, also where a reader takes them for numbers
 NUMBERS = tuple(name for name in CANONICAL if name not in TEXT and name != "seed")
 POSITIVE = (
-    "params params_total params_non_embedding width depth base_width base_depth context tokens tpp batch_size
-    batch_tokens steps "
-    "lr lr_adjusted tau flops"
+    "params params_total params_non_embedding width depth base_width base_depth context tokens tpp batch_size "
+    "batch_tokens steps lr lr_adjusted tau flops"
 ).split()
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
@@ -35,15 +33,15 @@ STATUS_WORDS = {
 
 # Settings that must be equal within a law: each combination gets a law of its own.
 SETTINGS = (
-    "parameterization optimizer schedule weight_decay_mode context base_width base_depth data data_fingerprint
-    tokenizer precision "
-    "beta1 beta2 eps clip cooldown_shape final_ratio tied qk_norm z_loss init_std embedding_lr_multiplier"
+    "parameterization optimizer schedule weight_decay_mode context base_width base_depth data data_fingerprint "
+    "tokenizer precision beta1 beta2 eps clip cooldown_shape final_ratio tied qk_norm z_loss init_std "
+    "embedding_lr_multiplier"
 ).split()
 # What makes a scale: a law runs across them, a slice holds them.
 SCALE = "params width depth head_dim n_heads n_kv_heads ffn_width vocab".split()
 # Columns that say what came out, or follow from others: no slice needs to hold them.
 OUTCOMES = (
-    "run_id status seed data_seed trunk loss train_loss device_seconds micro_batch flops steps tpp tokens epochs
-    batch_size batch_tokens "
-    "params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens cooldown_tokens"
+    "run_id status seed data_seed trunk loss train_loss device_seconds micro_batch flops steps tpp tokens epochs "
+    "batch_size batch_tokens params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens "
+    "cooldown_tokens"
 ).split()

@@ -17,13 +17,11 @@ r2, n, objective, heldout, method) every power law carries what a prediction int
     notes        [lines that a reader should see]
 
 Intervals. Least squares weighs every optimum alike: errors of single optima come from few runs, and weights from them
-are
-noisier than the law. With P the solver, M the residual maker, W what the runs' noise leaves in the optima (their
-covariance:
-branches of one trunk are one block), the scatter of the true optima about the law is s2 = max(0, (RSS - tr MW) / dof), and
+are noisier than the law. With P the solver, M the residual maker, W what the runs' noise leaves in the optima (their
+covariance: branches of one trunk are one block), the scatter of the true optima about the law has the variance
+s2 = max(0, (RSS - tr MW) / dof), and
 
-    covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t with Satterthwaite's (tr MV)^2 / tr MVMV degrees of
-                                         freedom.
+    covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, (tr MV)^2 / tr MVMV degrees of freedom (Satterthwaite).
 
 Residuals smaller than the runs' noise are luck, so the covariance never falls below what that noise alone gives.
 (Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)

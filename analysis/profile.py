@@ -35,8 +35,7 @@ def _tuned_batches(df: pd.DataFrame, s: Slice, names: Sequence[str]) -> int:
 
 def reduce(df: pd.DataFrame, found: Partition, names: Sequence[str]) -> Partition:
     """Slices with one row for each tuned value: the lowest loss over `names` there, by their quadratic where its minimum
-    lies within
-    the measured values, else the lowest run's, which a note counts."""
+    lies within the measured values, else the lowest run's, which a note counts."""
     slices, lowest = [], 0
     for s in found.slices:
         reduced, missed = _reduce(df, s, names)
