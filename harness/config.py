@@ -109,6 +109,7 @@ class SweepConfig:
     name: str = ""
     axes: dict[str, Any] = field(default_factory=dict)  # key: list, or "log2(a, b, n)"
     zip: list[Any] = field(default_factory=list)  # [{key: list, key: list}, ...]: each entry is one axis
+    grids: list[Any] = field(default_factory=list)  # [{axes: ..., zip: ...}, ...]: the union of these grids
     filter: list[str] = field(default_factory=list)  # kept where all are true, over the table's columns
     extend: bool = False  # extend the grid where an optimum sits at its edge
     extend_target: str | None = None  # the axis that is extended: lr, tau, weight_decay, batch_size

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import UserError
@@ -34,8 +35,18 @@ class Axis:
     values: tuple[tuple[Any, ...], ...]
 
 
-def build_axes(request) -> list[Axis]:
-    """The axes of `request` (harness.compose.Request): those of the command line and of the sweep file, typed.
+def build_grids(request) -> list[list[Axis]]:
+    """The axes of each grid of `request`: one grid, or one per entry of `sweep.grids`, each of which adds its own axes to
+    those of the sweep (a union of grids, such as a learning-rate grid and a tau grid)."""
+    grids = request.config.sweep.grids or [{}]
+    for grid in grids:
+        if not isinstance(grid, Mapping) or set(grid) - {"axes", "zip"}:
+            raise UserError(f"sweep.grids: each entry has axes: and zip: and nothing else, but one is {grid}.")
+    return [build_axes(request, grid) for grid in grids]
+
+
+def build_axes(request, grid: Mapping = MappingProxyType({})) -> list[Axis]:
+    """The axes of `request` (harness.compose.Request): those of the command line, of the sweep file and of `grid`, typed.
 
     A list typed on the command line replaces the file's axis of the same key, and a single typed value pins it.
     Raises UserError for a bad range or value, unequal lengths under `zip`, a key on two axes, and both sides of a
@@ -44,11 +55,14 @@ def build_axes(request) -> list[Axis]:
     typed = dict(request.axes)
     pinned = request.command_given
     groups: list[tuple[Mapping, str]] = []
-    for key, raw in request.config.sweep.axes.items():
+    own = grid.get("axes") or {}
+    if both := set(own) & set(request.config.sweep.axes):
+        raise UserError(f"{min(both)} is an axis of the sweep and of one of its grids; keep one.")
+    for key, raw in {**request.config.sweep.axes, **own}.items():
         if key in pinned:
             continue
         groups.append(({key: typed.pop(key)}, COMMAND_LINE) if key in typed else ({key: raw}, SWEEP_FILE))
-    for group in request.config.sweep.zip:
+    for group in [*request.config.sweep.zip, *(grid.get("zip") or [])]:
         if not isinstance(group, Mapping) or not group:
             raise UserError(f"sweep.zip={group}: each entry is a group of axes, {{KEY: VALUES, KEY: VALUES}}.")
         for key in group:

@@ -19,30 +19,45 @@ LABELS = (("parameterization",), ("schedule",), ("data",), ("width",), ("depth",
           ("lr",), ("tau", "weight_decay"), ("beta1",), ("beta2",), ("precision",), ("seed",))  # fmt: skip
 
 
+# Trust in the plan, seconds of work, so that the first estimates do not jump.
+TRUST = 10.0
+
+
+@dataclass
+class Work:
+    """Of the points of one shape, in expected seconds on one worker; `busy`: the seconds that `done` really took."""
+
+    total: float = 0.0
+    done: float = 0.0
+    busy: float = 0.0
+
+
 @dataclass
 class Progress:
-    """What there is to show. Work is in expected seconds on one worker."""
+    """What there is to show. `work` by shape; `compilations`: expected seconds of those still to come."""
 
-    total: int
+    total: int = 0
     done: int = 0
     failed: int = 0
-    work_total: float = 0.0
-    work_done: float = 0.0
-    busy_seconds: float = 0.0  # spent training, all workers together
+    work: dict[str, Work] = field(default_factory=dict)
+    compilations: float = 0.0
     workers: int = 1
     elsewhere: int = 0  # points that another launch is training
     running: list[tuple[str, int, int, float | None]] = field(default_factory=list)  # label, step, steps, loss
 
     @property
     def eta(self) -> float:
-        """Seconds left: expected work over the workers, corrected by how long the work so far really took."""
-        # Ten seconds of trust in the plan keep the first estimates from jumping.
-        correction = (self.busy_seconds + 10) / (self.work_done + 10)
-        return max(self.work_total - self.work_done, 0.0) * correction / max(self.workers, 1)
+        """Seconds left: expected work over the workers, corrected shape by shape by how long it really took so far."""
+        every = self.work.values()
+        overall = (sum(w.busy for w in every) + TRUST) / (sum(w.done for w in every) + TRUST)
+        left = sum(max(w.total - w.done, 0) * (w.busy + TRUST * overall) / (w.done + TRUST) for w in every)
+        return (left + self.compilations) / max(self.workers, 1)
 
     @property
     def share(self) -> float:
-        return min(self.work_done / self.work_total, 1.0) if self.work_total else 1.0
+        """Of the work."""
+        total = sum(w.total for w in self.work.values())
+        return min(sum(w.done for w in self.work.values()) / total, 1.0) if total else 1.0
 
 
 class Display:

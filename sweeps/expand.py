@@ -11,7 +11,7 @@ from harness.config import Config, DataConfig
 from harness.errors import UserError
 from harness.point import Point
 from harness.resolve import DataFacts, resolve
-from sweeps.axes import Axis, build_axes
+from sweeps.axes import Axis, build_grids
 
 Facts = DataFacts | Callable[[DataConfig], DataFacts]
 
@@ -36,9 +36,10 @@ def expand(request, facts: Facts) -> list[Point]:
 def expand_members(request, facts: Facts) -> list[Member]:
     """As `expand`, with the axis values of each point."""
     members: dict[str, Member] = {}
-    for values in combinations(build_axes(request)):
-        point = resolve_member(request, values, facts)
-        members.setdefault(point.id, Member(point, values))
+    for axes in build_grids(request):
+        for values in combinations(axes):
+            point = resolve_member(request, values, facts)
+            members.setdefault(point.id, Member(point, values))
     kept = _filtered(list(members.values()), request.config.sweep.filter)
     if not kept:
         raise UserError(f"sweep.filter={request.config.sweep.filter} leaves none of {len(members)} points.")

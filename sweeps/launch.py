@@ -68,13 +68,16 @@ def prepare_plan(
 def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False) -> Summary:
     """Train what is left of the plan; extends the grid where `sweep.extend` asks for it. Raises UserError where the
     runs directory cannot be written."""
-    from sweeps.extend import extension
     from sweeps.local import run
 
     settings = settings_of(planned)
     try:
         os.makedirs(planned.plan.runs_dir, exist_ok=True)
-        more = extension(planned) if planned.request.config.sweep.extend else None
+        more = None
+        if planned.request.config.sweep.extend:
+            from sweeps.extend import extension
+
+            more = extension(planned)
         return run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
         where = e.filename or planned.plan.runs_dir

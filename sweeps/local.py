@@ -15,11 +15,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TextIO
 
 from harness.point import Point
 from harness.rundir import LostRun, RunDirectory, read_status
-from sweeps.display import Display, Progress, labels
+from sweeps.display import Display, Progress, Work, labels
 from sweeps.jobs import Job, Settings, Summary
 from sweeps.lease import claim
 from sweeps.order import choose
@@ -31,6 +32,7 @@ from sweeps.status import FINISHED, read_state
 TICK_SECONDS = 0.25
 ELSEWHERE_SECONDS = 2.0  # between two looks at a point that another launch is training
 GRACE_SECONDS = 30.0  # for workers to checkpoint and leave; a second Ctrl-C does not wait
+STEPS_MEASURED = 200  # steps of a run that tells how fast this device is
 FALSE_STARTS = 3  # workers in a row that die before they are ready
 
 
@@ -65,10 +67,9 @@ class _Launch:
         self.attempts: Counter = Counter()
         self.compiled = CompiledShapes(settings.cache)
         self.cold: set[str] = set()  # keys in their first compilation on this machine
-        self.summary, self.progress = Summary(), Progress(0)
+        self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}
         self.false_starts, self.stopping_since, self.killed = 0, None, False
-        self._busy_since: dict[int, float] = {}
         self._add(plan)
 
     def stop(self, number: int) -> None:
@@ -101,7 +102,9 @@ class _Launch:
         self.waiting.update({job.id: job for job in jobs})
         self.labels.update(labels(plan.points))
         self.progress.total += len(jobs)
-        self.progress.work_total += sum(job.seconds for job in jobs)
+        self.compile_seconds = max(rates.compile_cold for rates in plan.rates.values()) if plan.rates else 0.0
+        for job in jobs:
+            self._work(job).total += job.seconds
 
     def _work_off(self) -> None:
         while self.waiting or any(w.job for w in self.workers):
@@ -123,7 +126,6 @@ class _Launch:
                 if job.compile and job.key not in self.compiled and job.key not in others:
                     self.cold.add(job.key)
                 worker.start(job)
-                self._busy_since[worker.slot] = time.monotonic()
         coming = sum(1 for w in self.workers if not w.ready)
         for _ in range(min(len(ready) - coming, self.settings.workers - len(self.workers))):
             slot = min(set(range(self.settings.workers)) - {w.slot for w in self.workers})
@@ -156,17 +158,17 @@ class _Launch:
 
     def _on_progress(self, worker: Worker, message: dict) -> None:
         if worker.job and worker.job.id == message["job"]:
-            worker.step, worker.loss = message["step"], message["loss"]
+            worker.hear(message["step"], message["loss"])
             self.cold.discard(worker.key)
 
     def _on_end(self, worker: Worker, message: dict) -> None:
         job, worker.job = worker.job, None
         self.cold.discard(worker.key)
-        spent = self._spent(worker.slot)
+        spent = worker.training_seconds
         status = message["status"]
         if status in FINISHED:
             if message["trained"]:
-                self.progress.busy_seconds += spent
+                self._work(job).busy += message.get("device_seconds", spent)
                 self._learn(job, message)
             self._count(job, status, message.get("reason"))
         elif status == "busy":
@@ -188,7 +190,6 @@ class _Launch:
                 self._say_false_start(worker, message["code"])
             return
         self.cold.discard(job.key)
-        self._spent(worker.slot)
         if stopping or message["code"] == 0:  # 0: it was told to leave, and did
             self.waiting[job.id] = job
         else:
@@ -210,7 +211,7 @@ class _Launch:
         self.summary.failed += 1
         self.summary.failures[job.id] = f"{status}: {what}"
         self.progress.failed += 1
-        self.progress.work_done += job.seconds
+        self._work(job).done += job.seconds
 
     def _record_failure(self, point: Point, reason: dict) -> None:
         """A worker that died could not write its own end."""
@@ -227,7 +228,7 @@ class _Launch:
     def _count(self, job: Job, status: str, reason: dict | None = None) -> None:
         self.finished.add(job.id)
         self.progress.done += 1
-        self.progress.work_done += job.seconds
+        self._work(job).done += job.seconds
         if status == "done":
             self.summary.done += 1
         else:
@@ -238,14 +239,15 @@ class _Launch:
 
     def _learn(self, job: Job, message: dict) -> None:
         """What the run tells of this device's speed."""
-        if message["status"] == "done" and message.get("device_seconds", 0) > 0:
-            point, compiled = job.points[0], message["compiled"]
+        point, compiled = job.points[0], message["compiled"]
+        # In a short run validation, whose speed is another, and the start decide.
+        if message["status"] == "done" and point.steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
             more = {}
             if compiled and message.get("compile_seconds", 0) > 1:
                 more = {"first_seconds": message["compile_seconds"], "cold": job.key not in self.compiled}
             seconds = message["device_seconds"] / point.steps
             record(self.settings.cache, self.settings.device, point, compiled, seconds, **more)
-        if message.get("compiled"):
+        if compiled:
             self.compiled.add(job.key)
 
     # ---- the end
@@ -263,11 +265,11 @@ class _Launch:
 
     # ---- what is shown
 
+    def _work(self, job: Job) -> Work:
+        return self.progress.work.setdefault(job.key, Work())
+
     def _name(self, job: Job) -> str:
         return self.labels.get(job.id, job.id)
-
-    def _spent(self, slot: int) -> float:
-        return time.monotonic() - self._busy_since.pop(slot, time.monotonic())
 
     def _show(self, final: bool = False) -> None:
         p = self.progress
@@ -275,9 +277,13 @@ class _Launch:
         p.workers = max(min(self.settings.workers, len(busy) + len(self.waiting)), 1)
         p.elsewhere = len(self.elsewhere)
         p.running = [(self._name(w.job), w.step, w.job.points[0].steps, w.loss) for w in busy]
-        under_way = sum(w.job.seconds * w.step / w.job.points[0].steps for w in busy)
-        since = sum(time.monotonic() - self._busy_since.get(w.slot, time.monotonic()) for w in busy if w.step)
-        shown = Progress(**{**vars(p), "work_done": p.work_done + under_way, "busy_seconds": p.busy_seconds + since})
+        shown = replace(p, work={key: replace(work) for key, work in p.work.items()})
+        for w in busy:
+            work = shown.work[w.job.key]
+            work.done += w.job.seconds * w.step / w.job.points[0].steps
+            work.busy += w.training_seconds
+        unseen = {job.key for job in self.waiting.values() if job.compile and job.key not in self.compiled} | self.cold
+        shown.compilations = self.compile_seconds * len(unseen)
         if final:
             self.display.close(shown)
         else:

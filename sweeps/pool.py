@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Worker:
         self.ready = False
         self.step = 0
         self.loss: float | None = None
+        self._first: float | None = None  # when its job's first progress was heard of: compiled by then
         self.log_path = settings.logs / f"worker-{slot}.log"
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
@@ -46,10 +48,20 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Give it a job; it must have none."""
-        self.job, self.key, self.step, self.loss = job, job.key, 0, None
+        self.job, self.key, self.step, self.loss, self._first = job, job.key, 0, None, None
         point = job.points[0]
         self._log_start = self.log_path.stat().st_size
         self._send({"job": job.id, "point": point.to_dict(), "compile": job.compile})
+
+    def hear(self, step: int, loss: float | None) -> None:
+        """Progress of its job."""
+        self._first = self._first or time.monotonic()
+        self.step, self.loss = step, loss
+
+    @property
+    def training_seconds(self) -> float:
+        """Since the first progress of its job."""
+        return time.monotonic() - self._first if self._first else 0.0
 
     def stop(self) -> None:
         """Ask it to checkpoint and leave."""
