@@ -36,13 +36,11 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
     """The table with its canonical columns numeric and everything derivable filled in; calling it twice changes
     nothing.
 
-    tokens = steps * batch_tokens, tpp = tokens / params, batch_tokens = batch_size * context,
-    flops = 6 * params * tokens,
-    tau as in `tau`; each also the other way round, and only where the cell is empty.
-    parameterization: of every run, where the table does not say. lr_adjusted: the column that holds the hidden
-    matrices' LR
-    ("lr" where no width rule applies). Without either, a table without lr_adjusted gets no tau.
-    Raises UserError for columns that are no numbers or out of their range.
+    tokens = steps * batch_tokens, tpp = tokens / params, batch_tokens = batch_size * context, flops = 6 * params *
+    tokens, tau as in `tau`; each also the other way round, and only where the cell is empty. parameterization: of
+    every run, where the table does not say. lr_adjusted: the column that holds the hidden matrices' LR ("lr" where no
+    width rule applies). Without either, a table without lr_adjusted gets no tau. Raises UserError for columns that are
+    no numbers or out of their range.
     """
     df = frame.copy()
     for name in IDENTIFIERS:

@@ -1,8 +1,7 @@
 """Hyper-parameter laws from a table: `fit(table, "lr") -> FitResult`.
 
 Rows become slices (analysis/slices.py), slices optima (analysis/optimum.py), interior optima laws (analysis/law.py):
-one law
-for each tuned hyper-parameter and each combination of settings (parameterization, optimizer, schedule, ...).
+one law for each tuned hyper-parameter and each combination of settings (parameterization, optimizer, schedule, ...).
 """
 
 from collections.abc import Mapping
@@ -51,8 +50,7 @@ UNITS = {"lr": "base peak learning rate", "tau": "share of the training tokens",
 @dataclass
 class FitResult:
     """laws and optima: LAW and OPTIMUM dicts as laws.json holds them, an optimum with `heldout` (bool) and `fitted`
-    beside.
-    notes: lines on what was left out, held or assumed. slices: what the figures draw (analysis/plots.py)."""
+    beside. notes: lines on what was left out, held or assumed. slices: what the figures draw (analysis/plots.py)."""
 
     analysis: str
     laws: list[dict]
@@ -74,8 +72,7 @@ def fit(table: pd.DataFrame, analysis: str, options: Options | Mapping[str, Any]
 
     table: what read_runs or read_table gives, or any DataFrame with the columns of DESIGN (mapped by options.columns).
     options: Options, or a dict of its keys. Raises UserError where the request or the table cannot be used; a table
-    whose
-    slices have no interior optimum gives verdicts and no law.
+    whose slices have no interior optimum gives verdicts and no law.
     """
     if analysis not in ANALYSES:
         raise UserError(f"analysis={analysis} is none of the hyper-parameter laws{nearest(analysis, ANALYSES)}")

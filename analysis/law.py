@@ -1,8 +1,8 @@
 """Power laws of optima: log y = c + sum_p exponent_p * log x_p, with intervals and the error on held-out scales.
 
 A LAW is a plain dict, ready for laws.json. Beyond the keys of the contract (analysis, name, given, form, unit,
-parameters,
-r2, n, objective, heldout, method) every power law carries what a prediction interval needs (analysis/predict.py):
+parameters, r2, n, objective, heldout, method) every power law carries what a prediction interval needs
+(analysis/predict.py):
 
     predictors   [names], in the order of the exponents
     covariance   matrix of (log coefficient, exponents...), natural log; null if it is unknown (as many optima as
@@ -21,7 +21,7 @@ are noisier than the law. With P the solver, M the residual maker, W what the ru
 covariance: branches of one trunk are one block), the scatter of the true optima about the law has the variance
 s2 = max(0, (RSS - tr MW) / dof), and
 
-    covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, (tr MV)^2 / tr MVMV degrees of freedom (Satterthwaite).
+    covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, dof = (tr MV)^2 / tr MVMV (Satterthwaite).
 
 Residuals smaller than the runs' noise are luck, so the covariance never falls below what that noise alone gives.
 (Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
@@ -100,9 +100,9 @@ def _closest(values, column: np.ndarray, kept: list[str]) -> str:
 def fit_power_law(
     values, y: np.ndarray, predictors: Sequence[str], own: np.ndarray | None, own_dof: float, level: float
 ):
-    """Least squares of log optima y (n,) on the logs of `predictors`; own (n, n): covariance of y from the runs'
-    noise alone,
-    known with own_dof degrees of freedom, or None. level: of the intervals that the covariance must not undercut."""
+    """Least squares of log optima y (n,) on the logs of `predictors`; own (n, n): covariance of y from the runs' noise
+    alone, known with own_dof degrees of freedom, or None. level: of the intervals that the covariance must not
+    undercut."""
     x = design(values, predictors)
     n, p = x.shape
     solver = np.linalg.pinv(x)
@@ -157,8 +157,7 @@ def own_covariance(optima: Sequence[Optimum], target: int) -> tuple[np.ndarray |
 
 def largest_scales(flops: np.ndarray, fraction: float = 0.25) -> np.ndarray:
     """Bool mask of the slices held out: all at the largest training FLOPs, never part of a scale, at least one scale
-    and as
-    near to `fraction` of the slices as whole scales come; never all."""
+    and as near to `fraction` of the slices as whole scales come; never all."""
     order = np.argsort(-flops, kind="stable")
     starts = [0]
     for i in range(1, len(order)):

@@ -39,10 +39,8 @@ def moderated(squares: np.ndarray, dof: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Variance and degrees of freedom of each slice, drawn towards what the slices have in common.
 
     squares, dof: (n,) sums of squares and their degrees of freedom; none where dof is 0. The common variance s0 and
-    its
-    weight d0 come from the moments of log s^2 (Smyth 2004, sections 5-6): d0 is small where the slices truly differ,
-    and
-    never more than all slices know together. (NaN, 0) for all where no slice has a degree of freedom.
+    its weight d0 come from the moments of log s^2 (Smyth 2004, sections 5-6): d0 is small where the slices truly
+    differ, and never more than all slices know together. (NaN, 0) for all where no slice has a degree of freedom.
     """
     known = dof > 0
     total = int(dof.sum())

@@ -14,8 +14,8 @@ TUNED_AT = 3  # values at a batch that make a re-tuning, and batches that make a
 
 def retuned(df: pd.DataFrame, analysis: str, **options) -> list[str]:
     """Which of LR, tau and weight decay the table re-tunes at each batch: the choice that leaves most rows in slices
-    of three
-    batches or more with three of its values at each. Empty: the table holds them, or too little of anything."""
+    of three batches or more with three of its values at each. Empty: the table holds them, or too little of
+    anything."""
     known = [name for name in ("lr", "tau", "weight_decay") if name in df and df[name].notna().any()]
     candidates = [["lr"], [name for name in ("tau", "weight_decay") if name in known][:1]]
     counts = {}
@@ -34,8 +34,8 @@ def _tuned_batches(df: pd.DataFrame, s: Slice, names: Sequence[str]) -> int:
 
 
 def reduce(df: pd.DataFrame, found: Partition, names: Sequence[str]) -> Partition:
-    """Slices with one row for each tuned value: the lowest loss over `names` there, by their quadratic where its minimum
-    lies within the measured values, else the lowest run's, which a note counts."""
+    """Slices with one row for each tuned value: the lowest loss over `names` there, by their quadratic where its
+    minimum lies within the measured values, else the lowest run's, which a note counts."""
     slices, lowest = [], 0
     for s in found.slices:
         reduced, missed = _reduce(df, s, names)

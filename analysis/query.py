@@ -139,7 +139,7 @@ class _Walker:
             case ast.Name():
                 return self.column(node.id)
         raise UserError(
-            f"where={self.where}: {type(node).__name__.lower()} is not allowed; columns, numbers, texts, comparisons are."
+            f"where={self.where}: {type(node).__name__.lower()} is not allowed; use columns, values, comparisons."
         )
 
     def column(self, name: str) -> pd.Series:

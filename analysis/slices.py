@@ -1,10 +1,9 @@
 """Slices: rows that differ only in the tuned hyper-parameters, in what follows from them, and in seed.
 
 Within a law's settings (parameterization, optimizer, schedule, ...) and a scale (parameters, shape, tokens within 2
-%), a
-slice of LR holds the batch and either weight decay or tau; of tau or weight decay, LR and batch; of the batch, LR and
-tau.
-Other swept hyper-parameters are held, one slice for each value, or profiled out (analysis/profile.py), never mixed.
+%), a slice of LR holds the batch and either weight decay or tau; of tau or weight decay, LR and batch; of the batch,
+LR and tau. Other swept hyper-parameters are held, one slice for each value, or profiled out (analysis/profile.py),
+never mixed.
 """
 
 from collections.abc import Sequence
@@ -107,11 +106,9 @@ def partition(
     """The slices of a canonical table for one analysis, in order of settings, scale and what is held.
 
     hold: auto, weight_decay, tau (for tau also lr): auto takes what leaves more rows in slices of three values or
-    more.
-    profile: hyper-parameters that are not held, for `profile.reduce`. by: further columns, each combination a law of
-    its own.
-    unit: sequences, tokens or auto, of the batch. extra: further columns of which `given` holds the median. Raises
-    UserError where a needed column is missing or no row can be used.
+    more. profile: hyper-parameters that are not held, for `profile.reduce`. by: further columns, each combination a
+    law of its own. unit: sequences, tokens or auto, of the batch. extra: further columns of which `given` holds the
+    median. Raises UserError where a needed column is missing or no row can be used.
     """
     targets = tuple(_batch(df, unit) if name == "batch_size" else name for name in TUNED[analysis])
     for name in targets:

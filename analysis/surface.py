@@ -3,16 +3,11 @@
     loss = offset of the seed + b'u + u'A u / 2,   u = (x - center) / scale,   vertex u* = -A^-1 b
 
 The window. A parabola over the whole slice is the most precise where the basin is one. Basins are not: loss blows up
-at
-high LR and levels off at high tau, which shows as a cubic term. So with window=auto the whole slice is used unless
-its cubic
-terms are significant (F test, 20 %). Then, for one hyper-parameter, the values farthest from the lowest loss are
-dropped one
-by one until they are not, or five values are left; for several, rows above 1.025 times the lowest loss are dropped
-(of basins
-published in full, Step Law's, windows from 2 % to 10 % give one law; narrower ones are noise), keeping two rows a
-coefficient.
-window=none: the whole slice; window=0.05: rows up to 1.05 times the lowest loss.
+at high LR and levels off at high tau, which shows as a cubic term. So with window=auto the whole slice is used unless
+its cubic terms are significant (F test, 20 %). Then, for one hyper-parameter, the values farthest from the lowest loss
+are dropped one by one until they are not, or five values are left; for several, rows above 1.025 times the lowest loss
+are dropped (of basins published in full, Step Law's, windows from 2 % to 10 % give one law; narrower ones are noise),
+keeping two rows a coefficient. window=none: the whole slice; window=0.05: rows up to 1.05 times the lowest loss.
 """
 
 from dataclasses import dataclass

@@ -57,9 +57,8 @@ def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
 def read_runs(runs: str | os.PathLike) -> pd.DataFrame:
     """One row per run directory under `runs`: its point's columns, status and result; canonical columns first.
 
-    A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without
-    loss. Both
-    are named in `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
+    A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without loss.
+    Both are named in `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
     """
     runs = Path(runs)
     if not runs.is_dir():

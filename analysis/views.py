@@ -10,8 +10,7 @@ POINTS = 80
 
 def slice_views(o: Optimum, entries: list[dict]) -> list[dict]:
     """One SLICE dict for each tuned hyper-parameter. Of several tuned together each is shown with the others at their
-    best:
-    the lowest run at each of its values, and the surface minimised over the others."""
+    best: the lowest run at each of its values, and the surface minimised over the others."""
     return [_view(o, entry, i) for i, entry in enumerate(entries)]
 
 
