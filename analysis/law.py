@@ -114,11 +114,12 @@ def fit_power_law(
         return PowerLaw(tuple(predictors), beta, None, None, 0.0, rss, r2)
     maker = np.eye(n) - x @ solver
     noise = np.zeros((n, n)) if own is None else own
-    variance = noise + max(0.0, (rss - np.trace(maker @ noise)) / dof) * np.eye(n)
-    if not np.trace(maker @ variance) > 0:
+    variance = noise + max(0.0, (rss - (maker * noise).sum()) / dof) * np.eye(n)
+    if not (maker * variance).sum() > 0:
         variance = np.eye(n)
-    trace = float(np.trace(maker @ variance))
-    effective = min(trace**2 / float(np.trace(maker @ variance @ maker @ variance)), dof)
+    spread = maker @ variance
+    trace = float(np.trace(spread))
+    effective = min(trace**2 / float((spread * spread.T).sum()), dof)
     covariance = solver @ variance @ solver.T * (rss / trace)
     if own is not None and own_dof > 0:
         alone = np.diag(solver @ own @ solver.T) * stats.t.ppf((1 + level) / 2, own_dof) ** 2

@@ -2,7 +2,6 @@
 shared."""
 
 import numpy as np
-import pandas as pd
 from scipy import optimize, special, stats
 
 LACK_OF_FIT = 0.05
@@ -14,11 +13,12 @@ def seed_noise(x: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> tuple[float
 
     An offset that a seed has at all values (its data order, say) moves no optimum, so it is no noise.
     """
-    level = pd.factorize(pd.MultiIndex.from_arrays(x.round(9).T))[0]
+    level = np.unique(x.round(9), axis=0, return_inverse=True)[1].ravel()
     repeated = np.bincount(level)[level] > 1
     if not repeated.any():
         return 0.0, 0
-    level, loss, seed = pd.factorize(level[repeated])[0], loss[repeated], pd.factorize(seed[repeated])[0]
+    level, seed = (np.unique(codes[repeated], return_inverse=True)[1] for codes in (level, seed))
+    loss = loss[repeated]
     design = np.column_stack([np.eye(level.max() + 1)[level], np.eye(seed.max() + 1)[seed][:, 1:]])
     coefficients, _, rank, _ = np.linalg.lstsq(design, loss, rcond=None)
     residual = loss - design @ coefficients

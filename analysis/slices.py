@@ -22,6 +22,7 @@ SAME_TUNED = 0.01
 
 GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim")
 DECAY = ("weight_decay", "tau")
+HELD_COLUMNS = ("lr", "tau", "weight_decay", "batch_size", "batch_tokens", "flops")
 HELD = {
     "tau": ("lr", "batch"),
     "weight_decay": ("lr", "batch"),
@@ -121,15 +122,20 @@ def partition(
         if name not in df:
             raise UserError(f"by=[{name}]: the table has no such column.")
     settings = combine(*[pd.factorize(df[name], sort=False)[0] for name in names]) if names else np.zeros(len(df), int)
+    columns = _arrays(df, (*targets, *GIVEN, *HELD_COLUMNS, *extra))
     slices, ignored = [], 0
     for code in np.unique(settings):
-        group = df[settings == code]
+        spots = np.flatnonzero(settings == code)
+        group = df.iloc[spots]
         scale = _scale(group, warmup=targets == ("lr",) or targets[0] in DECAY)
         held, lines = _choose_held(group, scale, analysis, targets, hold, profile)
         notes += [line for line in lines if line not in notes]
         codes = combine(scale, *[_held_codes(group, name) for name in held]) if held else scale
-        found = [_slice(part, targets, names, held, extra) for _, part in group.groupby(codes, sort=True)]
-        kept = _drop_lone(found, [scale[np.flatnonzero(codes == c)[0]] for c in np.unique(codes)])
+        same = {name: _plain(group[name].iloc[0]) for name in names}
+        order = np.argsort(codes, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        found = [_slice(columns, spots[part], targets, same, held, extra) for part in parts]
+        kept = _drop_lone(found, [int(scale[part[0]]) for part in parts])
         ignored += sum(len(s.rows) for s in found) - sum(len(s.rows) for s in kept)
         slices += kept
     if ignored:
@@ -264,30 +270,38 @@ def _fuller(df, scale, held, options, targets, prefer_tau: bool) -> str:
     return max(options, key=rows)
 
 
-def _slice(part: pd.DataFrame, targets, names, held, extra) -> Slice:
+def _arrays(df: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns that slices are cut from, as arrays."""
+    arrays = {name: df[name].to_numpy(float) for name in dict.fromkeys(names) if name in df}
+    empty = pd.Series(None, index=df.index, dtype=object)
+    block = df["trunk"].astype(object) if "trunk" in df else empty
+    block = block.where(block.notna(), df["run_id"].astype(object) if "run_id" in df else empty)
+    block = block.where(block.notna(), "row " + df["_row"].astype(str))
+    return arrays | {
+        "loss": df["loss"].to_numpy(float),
+        "diverged": df["_diverged"].to_numpy(bool),
+        "seed": pd.factorize(df["seed"])[0] if "seed" in df else np.full(len(df), -1),
+        "block": block.to_numpy(object),
+        "rows": df["_row"].to_numpy(),
+    }
+
+
+def _slice(columns: dict[str, np.ndarray], part: np.ndarray, targets, settings, held, extra) -> Slice:
     def middle(name: str) -> float | None:
-        value = float(part[name].median()) if name in part else np.nan
-        return value if np.isfinite(value) else None
+        values = columns[name][part] if name in columns else np.empty(0)
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if len(values) else None
 
     beyond = [name for name in extra if name not in (*targets, *held, "flops", "loss")]
     given = {name: middle(name) for name in dict.fromkeys((*GIVEN, *beyond))}
-    flops = middle("flops") or middle("tokens") or middle("params") or 0.0
-    trunk = part["trunk"] if "trunk" in part else pd.Series(None, index=part.index, dtype=object)
-    run = part["run_id"] if "run_id" in part else pd.Series(None, index=part.index, dtype=object)
-    block = trunk.astype(object).where(trunk.notna(), run.astype(object))
-    block = block.where(block.notna(), "row " + part["_row"].astype(str))
     return Slice(
         targets=targets,
-        settings={name: _plain(part[name].iloc[0]) for name in names},
+        settings=settings,
         given={name: value for name, value in given.items() if value is not None},
         held={name: middle(name) for name in held},
-        flops=flops,
-        x=np.log(part[list(targets)].to_numpy(float)),
-        loss=part["loss"].to_numpy(float),
-        diverged=part["_diverged"].to_numpy(bool),
-        seed=pd.factorize(part["seed"])[0] if "seed" in part else np.full(len(part), -1),
-        block=block.to_numpy(object),
-        rows=part["_row"].to_numpy(),
+        flops=middle("flops") or middle("tokens") or middle("params") or 0.0,
+        x=np.log(np.stack([columns[name][part] for name in targets], axis=1)),
+        **{name: columns[name][part] for name in ("loss", "diverged", "seed", "block", "rows")},
     )
 
 
