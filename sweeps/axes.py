@@ -36,8 +36,8 @@ class Axis:
 
 
 def build_grids(request) -> list[list[Axis]]:
-    """The axes of each grid of `request`: one grid, or one per entry of `sweep.grids`, each of which adds its own axes to
-    those of the sweep (a union of grids, such as a learning-rate grid and a tau grid)."""
+    """The axes of each grid of `request`: one grid, or one per entry of `sweep.grids`, each of which adds its own axes
+    to those of the sweep (a union of grids, such as a learning-rate grid and a tau grid)."""
     grids = request.config.sweep.grids or [{}]
     for grid in grids:
         if not isinstance(grid, Mapping) or set(grid) - {"axes", "zip"}:
@@ -46,7 +46,7 @@ def build_grids(request) -> list[list[Axis]]:
 
 
 def build_axes(request, grid: Mapping = MappingProxyType({})) -> list[Axis]:
-    """The axes of `request` (harness.compose.Request): those of the command line, of the sweep file and of `grid`, typed.
+    """The typed axes of `request` (harness.compose.Request): of the command line, of the sweep file and of `grid`.
 
     A list typed on the command line replaces the file's axis of the same key, and a single typed value pins it.
     Raises UserError for a bad range or value, unequal lengths under `zip`, a key on two axes, and both sides of a

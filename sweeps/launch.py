@@ -19,6 +19,8 @@ from harness.compose import Request
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
 from sweeps.expand import Member, expand_members
+from sweeps.extend import FILE as EXTENSION
+from sweeps.extend import extended_members, extension
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan
 
@@ -60,6 +62,8 @@ def prepare_plan(
     if not dry_run:
         book = DataBook(cache, prepare=True, report=report)
         members = expand_members(request, book)
+    if config.sweep.extend:
+        members = extended_members(request, members, out / EXTENSION, book)
     plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
                      config.micro_batch, name, probe=probe)  # fmt: skip
     return Planned(request, members, plan, book, out, name)
@@ -75,9 +79,7 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
         os.makedirs(planned.plan.runs_dir, exist_ok=True)
         more = None
         if planned.request.config.sweep.extend:
-            from sweeps.extend import extension
-
-            more = extension(planned)
+            more = extension(planned, settings.cache)
         return run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
         where = e.filename or planned.plan.runs_dir

@@ -85,7 +85,11 @@ class _Launch:
                 if self.summary.signal or self.waiting or not more:
                     break
                 plan = more()
-                if plan is None or not plan.left:
+                if plan is None:
+                    break
+                for note in plan.notes:
+                    self.display.line(note)
+                if not plan.left and not plan.points:
                     break
                 self._add(plan)
         finally:

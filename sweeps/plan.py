@@ -55,6 +55,7 @@ class Plan:
     device: str
     workers: int
     max_attempts: int
+    notes: tuple[str, ...] = ()  # why these points, where that is not plain
 
     @property
     def left(self) -> list[Point]:
@@ -181,22 +182,20 @@ def make_plan(
     if rates is None:
         needed = sorted({group[0].precision for group in by_key.values()})
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
-    workers = worker_count(launcher, kind, sum(map(len, by_key.values())))
+    workers = worker_count(launcher, kind)
     shapes = CompiledShapes(cache)
     groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes)
                    for key, members in by_key.items())  # fmt: skip
     return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts)
 
 
-def worker_count(launcher: LauncherConfig, kind: str, points: int) -> int:
+def worker_count(launcher: LauncherConfig, kind: str) -> int:
     """Workers that train at once: as asked, else one per `threads` cores, or `points_per_device` per GPU."""
     if launcher.workers is not None:
-        slots = launcher.workers
-    elif kind == "cuda":
-        slots = max(len(gpu_names()), 1) * launcher.points_per_device
-    else:
-        slots = max(len(cores()) // launcher.threads, 1)
-    return max(min(slots, points), 1)
+        return launcher.workers
+    if kind == "cuda":
+        return max(len(gpu_names()), 1) * launcher.points_per_device
+    return max(len(cores()) // launcher.threads, 1)
 
 
 def _group(key: str, points: list[Point], rates: Rates, mode: str, workers: int, cached: bool) -> Group:
