@@ -120,3 +120,17 @@ def _load(folder: str, name: str) -> tuple[object, str | None]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
+    """The table as .csv or .parquet, written whole. Raises UserError for another suffix or where it cannot be written."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a table is written as .csv or .parquet.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        frame.to_csv(temporary, index=False) if path.suffix == ".csv" else frame.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {e.strerror or e}.") from None

@@ -212,9 +212,9 @@ def fit(words: list[str], flags: dict) -> int:
     out = Path(given.get("out") or "out/laws")
     command.save(fitted, out)
     if flags.get("--json"):
-        print(json.dumps(fitted.as_json()))
+        print(json.dumps(command.as_json(fitted)))
     else:
-        print(fitted.as_text())
+        print(command.as_text(fitted))
         print(f"\nlaws in {out / 'laws.json'}, figures in {out}")
     return 0
 
@@ -242,14 +242,16 @@ def _count(width: int, depth: int, shape: dict) -> int:
 
 
 def check(words: list[str], flags: dict) -> int:
-    """`check coordinates`: activations against width (and depth) after a few steps, with a figure."""
+    """`check coordinates`: do activations change alike at every width (or depth)? A table, a verdict, a figure."""
+    from harness.check import check_coordinates
     from harness.compose import compose
-    from harness.coordinates import command
     from models.errors import UserError
 
     if not words or words[0] != "coordinates":
-        raise UserError("check what? There is `hyperlaw check coordinates [parameterization=mup] [model.width=...]`.")
-    return command(compose(words[1:], "check", flags.get("--config-dir")))
+        raise UserError("check what? There is `hyperlaw check coordinates [parameterization=mup] [model.width=64,128]`.")
+    text, passed = check_coordinates(compose(words[1:], "check", flags.get("--config-dir")))
+    print(text)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def compose(overrides: list[str], command: str = "train", config_dir: str | Path
     of which both sides are given in one layer.
     """
     fixed, axes = split_axes(overrides)
-    if axes and command not in ("sweep", "status"):
+    if axes and command not in ("sweep", "status", "check"):
         key = next(iter(axes))
         raise UserError(f"{key} is given a list, but `hyperlaw {command}` takes one value; lists are for `hyperlaw sweep`.")
     config_dir = Path(config_dir).resolve() if config_dir else None

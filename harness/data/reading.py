@@ -132,13 +132,16 @@ def _json_lines(path: Path, text_key: str) -> Iterator[bytes]:
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    tail = b""
+    tail: list[bytes] = []
     for chunk in chunks:
-        lines = (tail + chunk).split(b"\n")
-        tail = lines.pop()
-        yield from lines
-    if tail:
-        yield tail
+        first, newline, rest = chunk.partition(b"\n")
+        tail.append(first)
+        if newline:
+            yield b"".join(tail)
+            *lines, last = rest.split(b"\n")
+            yield from lines
+            tail = [last]
+    yield b"".join(tail)
 
 
 def _parquet(path: Path, text_key: str) -> Iterator[bytes]:

@@ -1,0 +1,96 @@
+"""What `hyperlaw fit` and `hyperlaw recommend` do with the words of their command line; the same in two lines of Python.
+
+    fitted = fit({"analysis": "lr", "runs": "out/demo/runs"})
+    save(fitted, Path("out/demo/laws"))
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import laws_io, report
+from analysis.errors import UserError
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_laws
+from analysis.recommend import recommend as recommend_from
+from analysis.request import options
+from analysis.table import read_runs, read_table
+
+COLUMN_OF = {"model.width": "width", "model.depth": "depth", "model.context": "context", "optimizer.lr": "lr",
+             "optimizer.weight_decay": "weight_decay"}  # fmt: skip
+SHAPE = ("vocab", "context", "tied", "head_dim", "qk_norm")  # of `given`: what a count of parameters needs
+
+
+def read(given: Mapping[str, Any]) -> pd.DataFrame:
+    """The table that `table=FILE` or `runs=DIR` names. Raises UserError where neither or both are given."""
+    table, runs = given.get("table"), given.get("runs")
+    if (table is None) == (runs is None):
+        raise UserError("give one of table=FILE (csv, parquet) and runs=DIR (a folder of runs).")
+    return read_runs(runs) if table is None else read_table(table, given.get("columns"))
+
+
+def fit(given: Mapping[str, Any]) -> FitResult:
+    """Laws by the words of `hyperlaw fit`: analysis, table or runs, and the analysis' own keys."""
+    given = dict(given)
+    source = {key: given.pop(key, None) for key in ("table", "runs")}
+    given.pop("out", None)
+    name = given.pop("analysis", None)
+    chosen = options(name, given)
+    return fit_laws(read({**source, "columns": chosen.get("columns")}), str(name), chosen)
+
+
+def save(fitted: FitResult, out: str | os.PathLike, figures: str | os.PathLike | None = None) -> list[Path]:
+    """laws.json (entries of other analyses kept) in `out`, figures there or in `figures`; returns the files. Raises
+    UserError where they cannot be written."""
+    from analysis import plots
+
+    out = Path(out)
+    figures = Path(figures or out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        figures.mkdir(parents=True, exist_ok=True)
+        files = [laws_io.write(out, fitted.analysis, fitted.laws, fitted.optima)]
+        for name in dict.fromkeys(optimum["target"] for optimum in fitted.optima):
+            slices = [s for s in fitted.slices if s["optimum"]["target"] == name]
+            prefix = f"{fitted.analysis}_{name}" if fitted.analysis != name else name
+            if slices:
+                files.append(figures / f"{prefix}_slices.png")
+                plots.losses(files[-1], slices, name)
+            if any(law["name"] == name for law in fitted.laws):
+                files.append(figures / f"{prefix}_law.png")
+                plots.laws_against_scale(files[-1], fitted.laws, fitted.optima, name)
+    except OSError as e:
+        raise UserError(f"cannot write {e.filename or out}: {e.strerror or e}; choose another out=DIR.") from None
+    return files
+
+
+def as_json(fitted: FitResult) -> dict:
+    return report.as_json(fitted.laws, fitted.optima, fitted.notes)
+
+
+def as_text(fitted: FitResult) -> str:
+    return report.as_text(fitted.laws, fitted.optima, fitted.notes)
+
+
+def recommend(given: Mapping[str, Any], count: Callable[[int, int, dict], int] | None = None) -> dict:
+    """A Recipe by the words of `hyperlaw recommend`: laws=DIR and the target. count(width, depth, shape) counts the
+    parameters of a model of the laws' kind."""
+    given = dict(given)
+    laws = given.pop("laws", None)
+    if laws is None:
+        raise UserError("recommend needs laws=DIR, where `hyperlaw fit ... out=DIR` has written laws.json.")
+    content = laws_io.read(laws)
+    target = {COLUMN_OF.get(key, key): value for key, value in given.items()}
+    shape = next(({k: law["given"][k] for k in SHAPE if k in law["given"]} for law in content["laws"]
+                  if {"vocab", "context"} <= set(law.get("given") or {})), None)  # fmt: skip
+    counted = None
+    if count and shape:
+        shape = {k: bool(v) if k in ("tied", "qk_norm") else int(v) for k, v in shape.items()}
+
+        def counted(width: int, depth: int) -> int:
+            return count(width, depth, shape)
+
+    return recommend_from(content, target, count=counted)
