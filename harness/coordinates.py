@@ -9,11 +9,14 @@ missing multiplier makes some layer's grow or vanish as a power of width, and th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call
 
@@ -86,24 +89,19 @@ def verdict(slopes: pd.DataFrame) -> str:
 
 def figure(table: pd.DataFrame, path: Path | str, title: str = "") -> None:
     """One panel per layer: RMS change against width (depth), a line per step, both axes logarithmic; the RMS at
-    initialisation dashed. Blocks beyond the first and last that all shapes share are left out. Written whole to `path`
-    (png, pdf or svg by its suffix)."""
-    from io import BytesIO
-
-    from matplotlib.figure import Figure
-
+    initialisation dashed; slopes that do not pass in red. Of the blocks the first and the last that all shapes share.
+    Written whole to `path` (png, pdf or svg by its suffix)."""
     summary = slopes(table)
     axis, layers = summary["axis"].iloc[0], _shown(list(summary.layer.unique()))
     steps = [s for s in sorted(table.step.unique()) if s > 0]
-    fig = Figure(figsize=(2.7 * len(layers), 3.1), layout="constrained")
-    axes = fig.subplots(1, len(layers), sharey=True, squeeze=False)[0]
-    import matplotlib as mpl
-
-    shades = mpl.colormaps["viridis"](np.linspace(0.9, 0.1, len(steps)))
-    for ax, layer in zip(axes, layers, strict=True):
+    shades = colormaps["viridis"](np.linspace(0.9, 0.1, len(steps)))
+    columns = -(-len(layers) // 2)
+    fig = Figure(figsize=(2.7 * columns + 1.2, 5.6), layout="constrained")
+    panels = fig.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flat
+    for ax, layer in zip(panels, layers, strict=False):
         part = table[table.layer == layer].sort_values(axis)
         initial = part[part.step == 0]
-        ax.plot(initial[axis], initial.rms, "--", color="0.6", label="RMS at step 0")
+        ax.plot(initial[axis], initial.rms.where(initial.rms > 0), "--", color="0.6", label="RMS at step 0")
         for step, shade in zip(steps, shades, strict=True):
             at = part[part.step == step]
             ax.plot(at[axis], at.change, "o-", ms=3, color=shade, label=f"change, step {step}")
@@ -111,12 +109,14 @@ def figure(table: pd.DataFrame, path: Path | str, title: str = "") -> None:
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(initial[axis], [str(n) for n in initial[axis]])
-        ax.set_title(f"{layer}\nslope {row.slope:+.2f}", fontsize=9, color="black" if row.ok else "tab:red")
-        ax.set_xlabel(axis)
+        ax.set_title(f"{layer}: slope {row.slope:+.2f}", fontsize=9, color="black" if row.ok else "tab:red")
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("RMS of the activation's change")
-    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    fig.suptitle(title or verdict(summary).split(":")[0], fontsize=10)
+    for ax in panels[len(layers) :]:
+        ax.axis("off")
+    fig.supxlabel(axis, fontsize=10)
+    fig.supylabel("RMS of the activation's change", fontsize=10)
+    fig.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    fig.suptitle(f"{title}: {verdict(summary).split(':')[0]}".removeprefix(": "), fontsize=10)
     buffer, path = BytesIO(), Path(path)
     fig.savefig(buffer, dpi=150, format=path.suffix[1:] or "png")
     write_atomic(path, buffer.getvalue())
