@@ -124,6 +124,9 @@ def _check(content: Any, path: Path) -> None:
                     f"{path}: law {i} ({law['name']}), parameter {symbol} must be "
                     '{"value": NUMBER, "low": NUMBER or null, "high": NUMBER or null}.'
                 )
+        behind = law.get("behind") or {}
+        if isinstance(behind, dict) and not all(_words(names) for names in behind.values()):
+            raise UserError(f'{path}: law {i} ({law["name"]}), "behind" must hold lists of predictors.')
         _check_keys(law, f"{path}: law {i} ({law['name']})", ("given", "range", "sampled", "held", "heldout", "behind"))
     for i, optimum in enumerate(optima or [], start=1):
         _check_keys(optimum, f"{path}: optimum {i}", ("given", "held"))
@@ -136,6 +139,10 @@ def _check_keys(entry: dict, where: str, objects: tuple[str, ...]) -> None:
     for key in ("value", "low", "high", "loss", "n", "r2", "scatter", "dof", "level"):
         if not _numbers([entry.get(key)]):
             raise UserError(f'{where}, "{key}" must be a number or null.')
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _numbers(values: Any) -> bool:

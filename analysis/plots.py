@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import style
 from analysis.plot_slices import losses
-from analysis.predict import in_numbers, predict, predictors, usable
+from analysis.predict import in_numbers, off, predict, predictors, usable
 from analysis.region import same
 
 __all__ = ["laws_against_scale", "losses", "neighbours"]
@@ -168,7 +168,7 @@ def _in_words(law: Mapping) -> str:
         ends.append(f"R2 {law['r2']:.2f}")
     error = (law.get("heldout") or {}).get("mean_abs_log_error")
     if error is not None:
-        ends.append(f"held out {100 * math.expm1(error):.2g} %")
+        ends.append(f"held out {off(error)} off")
     return f"{label}{in_numbers(law)}" + (f"\n  {', '.join(ends)}" if ends else "")
 
 
@@ -182,7 +182,9 @@ def _plain_ticks(ax: Any) -> None:
 
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if high / low < 30:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 4 else (1, 1.5, 2, 3, 4, 5, 7)))
+            axis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 7), numticks=15)
+            )
             axis.set_major_formatter(FuncFormatter(lambda v, _: style.short(v) if v >= 1e-3 else f"{v:.2g}"))
             axis.set_minor_formatter(NullFormatter())
 

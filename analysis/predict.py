@@ -49,6 +49,11 @@ def in_numbers(law: Mapping) -> str:
     return " * ".join([f"{parameters['coefficient']['value']:.4g}", *powers])
 
 
+def off(log_error: float) -> str:
+    """A mean error in natural log as a reader takes it: "8.3 %", or from a factor of two on "x2.7"."""
+    return f"{100 * math.expm1(log_error):.2g} %" if log_error < math.log(2) else f"x{math.exp(min(log_error, 99)):.2g}"
+
+
 def predict(law: Mapping, at: Mapping[str, Any], level: float = LEVEL) -> Prediction:
     """The law at `at` (its predictors in their own units, numbers or arrays of one shape), interval at `level`."""
     names = predictors(law)
@@ -57,8 +62,9 @@ def predict(law: Mapping, at: Mapping[str, Any], level: float = LEVEL) -> Predic
     parameters = [law["parameters"][name] for name in ("coefficient", *names)]
     beta = np.array([math.log(parameters[0]["value"]), *(entry["value"] for entry in parameters[1:])])
     centre = u @ beta
-    down, up, note = _half_widths(law, parameters, u, level)
-    value, low, high = np.exp(centre), np.exp(centre - down), np.exp(centre + up)
+    with np.errstate(over="ignore", invalid="ignore"):
+        down, up, note = _half_widths(law, parameters, u, level)
+        value, low, high = np.exp(centre), np.exp(centre - down), np.exp(centre + up)
     if value.ndim == 0:
         value, low, high = float(value), float(low), float(high)
     return Prediction(value, low, high, note)
@@ -74,18 +80,21 @@ def _half_widths(law: Mapping, parameters: list[Mapping], u: np.ndarray, level: 
         variance = np.einsum("...i,ij,...j->...", u, covariance, u)
         half = quantile * np.sqrt(np.maximum(variance, 0.0) + scatter**2)
         return half, half, note
-    own = stats.norm.ppf((1 + law.get("level", LEVEL)) / 2)
+    own = stats.norm.ppf((1 + (law.get("level") or LEVEL)) / 2)
     quantile = stats.norm.ppf((1 + level) / 2)
     down = up = np.zeros(u.shape[:-1])
     for k, entry in enumerate(parameters):
-        if entry.get("low") is None or entry.get("high") is None:
+        if entry.get("low") is None or entry.get("high") is None or (k == 0 and not 0 < entry["low"] <= entry["high"]):
             continue
         ends = [math.log(entry[e] / entry["value"]) if k == 0 else entry[e] - entry["value"] for e in ("low", "high")]
         shifts = np.stack([end * u[..., k] for end in ends])
         down, up = down + np.minimum(shifts.min(0), 0) ** 2, up + np.maximum(shifts.max(0), 0) ** 2
-    if not np.any(down) and not np.any(up) and not scatter:
+    if not np.any(down) and not np.any(up):
+        if law.get("scatter"):
+            half = np.full(u.shape[:-1], quantile * scatter)
+            return half, half, "interval from the scatter alone, so it is too narrow"
         nothing = np.full(u.shape[:-1], np.nan)
-        return nothing, nothing, "gives no interval: its parameters have none"
+        return nothing, nothing, "no interval can be given: too few optima, or parameters without low and high"
     spread = [np.sqrt(side / own**2 + scatter**2) * quantile for side in (down, up)]
     reason = "too few optima for its own" if covariance is not None else "it has no covariance"
     basis = f"interval from the low and high of each parameter, taken as independent ({reason})"

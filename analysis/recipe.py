@@ -74,14 +74,25 @@ def _from_law(law: Mapping, values: Mapping[str, float], level: float, notes: li
     prediction = predict(law, values, level)
     if prediction.note:
         notes.append(f"{law['name']} law: {prediction.note}.")
-    scale = 1.0
-    own = (law.get("given") or {}).get("context")
-    if law["name"] == "batch_size" and isinstance(own, int | float) and values.get("context"):
-        scale = own / values["context"]  # the law counts sequences of its own length
-        if scale != 1:
-            notes.append(f"batch_size: from sequences of {own:g} tokens to sequences of {values['context']:g}.")
+    if not (math.isfinite(prediction.value) and prediction.value > 0):
+        raise UserError(f"the {law['name']} law gives {prediction.value:g} at this target: look at its parameters.")
+    scale = _sequences(law, values, notes) if law["name"] == "batch_size" else 1.0
     ends = {"value": prediction.value, "low": prediction.low, "high": prediction.high}
     return {**{key: end * scale for key, end in ends.items()}, "source": "law"}
+
+
+def _sequences(law: Mapping, values: Mapping[str, float], notes: list[str]) -> float:
+    """Sequences of the recipe's context in the unit of a batch law: tokens, or sequences of its own context."""
+    own, context = (law.get("given") or {}).get("context"), values.get("context")
+    if law.get("unit") == "tokens":
+        if not context:
+            raise UserError("the batch law counts tokens; add context=TOKENS to say how long a sequence is.")
+        notes.append(f"batch_size: from tokens to sequences of {context:g}.")
+        return 1 / context
+    if not isinstance(own, int | float) or not context or own == context:
+        return 1.0
+    notes.append(f"batch_size: from sequences of {own:g} tokens to sequences of {context:g}.")
+    return own / context
 
 
 def _hold_a_predictor(

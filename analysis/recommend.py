@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from analysis import laws_io
 from analysis.errors import UserError
 from analysis.ladder import choose_shape, count_blocks
-from analysis.predict import LEVEL, in_numbers, predictors, usable
+from analysis.predict import LEVEL, in_numbers, off, predictors, usable
 from analysis.recipe import NAMES, compare_with_held, extrapolation, overrides, resolve
 from analysis.region import Region, region, same
 
@@ -169,7 +169,7 @@ def _size(request: Request, regions: Mapping[str, Region], chosen: Mapping, coun
         numbers["tokens"] = numbers["tpp"] * numbers["params"]
     numbers["tpp"] = numbers["tokens"] / numbers["params"]
     lead = next(iter(chosen.values())).get("given") or {}
-    if not isinstance(lead.get("context"), str | bool | None):
+    if isinstance(lead.get("context"), int | float) and lead["context"] >= 1:
         numbers.setdefault("context", float(lead["context"]))
     if "width" in numbers and "depth" in numbers:
         return
@@ -202,7 +202,7 @@ def as_table(recipe: Mapping) -> str:
     interval = f"{50 * (1 - level):.3g}-{50 * (1 + level):.3g} %"
     rows = [("", "value", interval, "from")]
     for name, entry in recipe["recipe"].items():
-        fixed = entry["source"] != "law" or entry["low"] is None
+        fixed = entry["source"] != "law" or None in (entry["low"], entry["high"])
         ends = "" if fixed else f"{_number(entry['low'])} .. {_number(entry['high'])}"
         rows.append((name, _number(entry["value"]), ends, _origin(entry, recipe["laws"].get(name))))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -226,7 +226,7 @@ def _origin(entry: Mapping, law: Mapping | None) -> str:
         return {"given": "the target", "held": "held by the laws"}[entry["source"]]
     error = (law.get("heldout") or {}).get("mean_abs_log_error")
     parts = [in_numbers(law), f"{law['n']} optima" if law.get("n") else None]
-    parts.append(f"held-out error {100 * math.expm1(error):.2g} %" if error is not None else None)
+    parts.append(f"held-out error {off(error)}" if error is not None else None)
     return ", ".join(part for part in parts if part)
 
 

@@ -32,14 +32,14 @@ def region(law: Mapping, optima: list[Mapping]) -> Region:
         points = _from_optima(law, optima)
     constant = {**(law.get("held") or {}), **(law.get("given") or {})}
     for column, value in constant.items():
-        if _number(value) and column not in points:
+        if _positive(value) and column not in points:
             points[column] = [float(value)] * max(len(points), 1)
     if {"params", "tokens"} <= set(points):
         points["tpp"] = points["tokens"] / points["params"]
     known = {column: values.dropna() for column, values in points.items() if values.notna().any()}
     ranges = {column: (float(values.min()), float(values.max())) for column, values in known.items()}
     for column, ends in (law.get("range") or {}).items():
-        if isinstance(ends, Mapping) and _number(ends.get("low")) and _number(ends.get("high")):
+        if isinstance(ends, Mapping) and _positive(ends.get("low")) and _positive(ends.get("high")):
             ranges.setdefault(column, (float(ends["low"]), float(ends["high"])))
     return Region(points, ranges)
 
@@ -47,7 +47,7 @@ def region(law: Mapping, optima: list[Mapping]) -> Region:
 def _stored(law: Mapping) -> pd.DataFrame:
     """The columns of `sampled`, one row per slice; a single value holds for every slice."""
     columns = {k: v if isinstance(v, list) else [v] for k, v in (law.get("sampled") or {}).items()}
-    columns = {k: [x if _number(x) else math.nan for x in v] for k, v in columns.items() if any(map(_number, v))}
+    columns = {k: [x if _positive(x) else math.nan for x in v] for k, v in columns.items() if any(map(_number, v))}
     rows = max(map(len, columns.values()), default=0)
     columns = {k: v * rows if len(v) == 1 else v for k, v in columns.items() if len(v) in (1, rows)}
     return pd.DataFrame(columns, dtype=float)
@@ -61,7 +61,7 @@ def _from_optima(law: Mapping, optima: list[Mapping]) -> pd.DataFrame:
         agrees = all(same(where[key], given[key]) for key in where.keys() & given.keys())
         mine = optimum.get("analysis") == law.get("analysis") and optimum.get("target") == law["name"]
         if mine and agrees and optimum.get("verdict") == "interior":
-            rows.append({key: float(value) for key, value in where.items() if _number(value)})
+            rows.append({key: float(value) for key, value in where.items() if _positive(value)})
     return pd.DataFrame(rows, dtype=float)
 
 
@@ -117,3 +117,8 @@ def _in_words(axes: list[str], thin: np.ndarray, centre: np.ndarray) -> str:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: object) -> bool:
+    """A scale; anything else that a hand-written file holds counts as unknown."""
+    return _number(value) and value > 0

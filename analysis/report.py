@@ -1,11 +1,10 @@
 """What `hyperlaw fit` prints: optima with their verdicts, laws with intervals and held-out errors, notes."""
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from analysis.laws_io import clean
-from analysis.predict import LEVEL, in_numbers, predictors, usable
+from analysis.predict import LEVEL, in_numbers, off, predictors, usable
 from analysis.region import same
 from analysis.style import short
 
@@ -48,13 +47,13 @@ def optima_table(optima: Sequence[Mapping], target: str) -> str:
         rows.append([*given, value, ends if interior else "", o.get("verdict", ""), loss, _cell(o.get("n")), mark])
     constant = {**_constant([o.get("given") or {} for o in optima]), **_constant([o.get("held") or {} for o in optima])}
     lines = [_wrap("optima at " + ", ".join(f"{k} {_cell(v)}" for k, v in constant.items()))] if constant else []
-    lines += _aligned(rows)
+    lines += [line[:WIDTH] for line in _aligned(rows)]
     if len(optima) > MOST_ROWS:
         lines.append(f"... and {len(optima) - MOST_ROWS} more in laws.json")
     used = sum(o.get("verdict", "interior") == "interior" for o in optima)
     if used < len(optima):
         lines.append(f"{used} of {len(optima)} are interior; the others enter no law (values in brackets).")
-    return "\n".join(line[:WIDTH] for line in lines)
+    return "\n".join(lines)
 
 
 def law_lines(law: Mapping) -> str:
@@ -63,7 +62,7 @@ def law_lines(law: Mapping) -> str:
     if not usable(law) and "coefficient" in law["parameters"]:
         return _wrap(f"{name}: no law. " + " ".join(law.get("notes") or []))
     body = in_numbers(law) if usable(law) else law.get("form", "")
-    level = law.get("level", LEVEL)
+    level = law.get("level") or LEVEL
     shown = [*predictors(law), "coefficient"] if usable(law) else list(law["parameters"])
     values = [
         f"{symbol} {_cell(law['parameters'][symbol]['value'])} [{_ends(law['parameters'][symbol])}]" for symbol in shown
@@ -75,7 +74,7 @@ def law_lines(law: Mapping) -> str:
         quality.append(f"{law['n']} optima")
     held = law.get("heldout") or {}
     if held.get("mean_abs_log_error") is not None:
-        quality.append(f"held out ({held.get('n')} largest): {100 * math.expm1(held['mean_abs_log_error']):.2g} % off")
+        quality.append(f"held out ({held.get('n')} largest): {off(held['mean_abs_log_error'])} off")
     if held.get("mean_excess_loss") is not None:
         quality.append(f"costing {held['mean_excess_loss']:.2g} nats")
     given = ", ".join(f"{k} {_cell(v)}" for k, v in (law.get("given") or {}).items() if v is not None)
@@ -111,8 +110,8 @@ def _ends(entry: Mapping) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return ""
+    if value is None or not isinstance(value, int | float):
+        return "" if value is None else str(value)
     return short(value) if not isinstance(value, float) or abs(value) >= 1000 else f"{value:.4g}"
 
 

@@ -154,7 +154,7 @@ def test_law_band_and_held_out_points(tmp_path):
     half = 1.6377444 * math.sqrt(0.01 + 1e-5 * math.log(x) ** 2 + 0.01)  # t(0.9, 3)
     assert heights.max() >= 0.3 * x**-0.4 * math.exp(half) * 0.999
     text = ax.get_legend().get_texts()[0].get_text()
-    assert "params^-0.400" in text and "[-0.45, -0.35]" in text and "held out 5.1 %" in text
+    assert "params^-0.400" in text and "[-0.45, -0.35]" in text and "held out 5.1 % off" in text
     assert drawn(ax, "edge")[0].get_marker() == "v" and ax.get_ylim()[0] > 1e-6  # it does not set the axis
 
 

@@ -4,11 +4,14 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analysis import laws_io, report
 from analysis.errors import UserError
+from analysis.fit import fit
 from analysis.ladder import choose_shape, count_blocks
 from analysis.predict import predict
 from analysis.recommend import as_table, recommend
@@ -76,6 +79,14 @@ def test_published_laws_at_610m():
 def test_batch_law_counts_sequences_of_its_own_length():
     recipe = recommend(laws(*POWER_LINES), {"params": 6.05e8, "tokens": 12.1e9, "context": 8192})
     assert value(recipe, "batch_size") == pytest.approx(0.0306 * 12.1e9**0.383 / 4)
+
+
+def test_batch_law_in_tokens_needs_a_context():
+    law = power_law("batch_size", 0.58, {"tokens": 0.571}, unit="tokens")  # Step Law (2503.04715)
+    recipe = recommend(laws(law), {"params": 1e9, "tokens": 1e11, "context": 2048})
+    assert value(recipe, "batch_size") == pytest.approx(0.58 * 1e11**0.571 / 2048)
+    with pytest.raises(UserError, match="context"):
+        recommend(laws(law), {"params": 1e9, "tokens": 1e11})
 
 
 def test_a_law_of_batch_takes_the_batch_that_is_trained():
@@ -304,3 +315,68 @@ def test_the_table_shows_values_notes_and_the_command():
     assert "10-90 %" in text and "hyperlaw train" in text and "model.width=1536" in text.replace("\\\n", "")
     for note in recipe["notes"]:
         assert note.split()[0] in text
+
+
+def test_from_runs_to_overrides(tmp_path):
+    """A planted sweep, fitted, written and read back: the recipe holds the planted optimum within its interval."""
+    rng = np.random.default_rng(3)
+    rows = [
+        {
+            **{"params": n, "width": w, "depth": 2, "context": 64, "tokens": 1.3e6, "steps": 2539, "batch_size": 8},
+            **{"lr": lr, "lr_adjusted": lr, "tau": 0.3, "weight_decay": 1 / (0.3 * lr * 2539), "seed": 0},
+            **{"parameterization": "standard", "optimizer": "adamw", "schedule": "linear", "status": "done"},
+            "loss": 2.4 - 0.1 * math.log(n / 3e4) + 0.02 * math.log2(lr / (2 * n**-0.55)) ** 2 + rng.normal(0, 0.003),
+        }
+        for w, n in ((32, 3e4), (48, 6e4), (64, 1.2e5), (96, 2.4e5))
+        for lr in 2.0 ** np.arange(-12, -4)
+    ]
+    result = fit(pd.DataFrame(rows), "lr")
+    laws_io.write(tmp_path, "lr", result.laws, result.optima)
+    recipe = recommend(tmp_path, {"params": 9e5, "tokens": 1.3e6})
+    entry = recipe["recipe"]["lr"]
+    assert entry["low"] < 2 * 9e5**-0.55 < entry["high"] < 2 * entry["value"]
+    assert {"parameterization=standard", "model.context=64", "tau=0.3", "batch_size=8"} <= set(recipe["overrides"])
+    assert recipe["extrapolation"]["params"]["decades"] == pytest.approx(math.log10(9e5 / 2.4e5))
+    assert 12 <= int(override(recipe, "model.width")) / int(override(recipe, "model.depth")) <= 60
+
+
+NUMBER = st.none() | st.floats(-3, 3) | st.floats(1e-6, 1e6) | st.integers(-3, 10**12)
+JUNK = NUMBER | st.text(max_size=3) | st.lists(NUMBER, max_size=3) | st.booleans()
+COLUMN = st.sampled_from(["params", "tokens", "tpp", "batch_size", "flops", "lr", "tau", "width", "depth", "loss"])
+PARAMETER = st.fixed_dictionaries({"value": NUMBER}, optional={"low": NUMBER, "high": NUMBER})
+OPTIONAL = {
+    **{key: NUMBER for key in ("scatter", "dof", "level", "n", "r2")},
+    **{key: st.dictionaries(COLUMN, JUNK, max_size=3) for key in ("sampled", "range", "held", "behind")},
+    "given": st.dictionaries(st.sampled_from(["parameterization", "context", "head_dim", "tokens"]), JUNK, max_size=3),
+    "predictors": JUNK | st.lists(COLUMN, max_size=2),
+    "covariance": JUNK | st.lists(st.lists(NUMBER, min_size=2, max_size=2), min_size=2, max_size=2),
+    "heldout": st.dictionaries(st.sampled_from(["n", "mean_abs_log_error"]), NUMBER),
+}
+WRITTEN = st.builds(
+    lambda name, coefficient, exponents, rest: {
+        "name": name,
+        "parameters": {"coefficient": coefficient, **exponents},
+        **rest,
+    },
+    st.sampled_from(["lr", "tau", "batch_size", "weight_decay", "loss"]),
+    PARAMETER,
+    st.dictionaries(COLUMN, PARAMETER, max_size=2),
+    st.fixed_dictionaries({}, optional=OPTIONAL),
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(WRITTEN, min_size=1, max_size=3), st.floats(1, 1e13), st.floats(1, 1e14))
+def test_whatever_a_user_wrote_into_laws_json(tmp_path_factory, entries, params, tokens):
+    """A recipe of finite numbers, or a UserError: never another exception."""
+    path = tmp_path_factory.mktemp("laws") / "laws.json"
+    path.write_text(json.dumps({"laws": entries}))
+    try:
+        content = laws_io.read(path)
+        report.as_text(content["laws"], content["optima"])
+        recipe = recommend(content, {"params": params, "tokens": tokens})
+    except UserError as error:
+        assert len(str(error).splitlines()) <= 2
+        return
+    json.dumps(recipe, allow_nan=False)
+    assert as_table(recipe) and all(math.isfinite(entry["value"]) for entry in recipe["recipe"].values())
