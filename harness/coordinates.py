@@ -81,8 +81,10 @@ def verdict(slopes: pd.DataFrame) -> str:
     wrong = slopes[~slopes.ok]
     axis = slopes["axis"].iloc[0]
     if wrong.empty:
-        worst = slopes.loc[slopes.slope.where(slopes.quantity == "change").abs().idxmax()]
-        return f"passed: no activation's change depends on {axis} (largest slope {worst.slope:+.2f}, {worst.layer})"
+        fading = [layer for layer, over in FADING if over == axis]
+        judged = slopes[(slopes.quantity == "change") & ~slopes.layer.isin(fading)]
+        worst = judged.loc[judged.slope.abs().idxmax()]
+        return f"passed: no activation's change depends on {axis} (steepest: {worst.layer} ~ {axis}^{worst.slope:+.2f})"
     parts = [f"{r.layer} {r.quantity} ~ {axis}^{r.slope:+.2f}" for r in wrong.itertuples()]
     return f"failed: {', '.join(parts)}"
 

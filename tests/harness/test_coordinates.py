@@ -18,7 +18,7 @@ from models.shape import LlamaShape
 # Text, as in training: of noise a narrow model cannot line up what it learns.
 TEXT = (Path(__file__).parents[2] / "LICENSE").read_bytes()[1000 : 1000 + 4 * 33]
 TOKENS = np.frombuffer(TEXT, np.uint8).astype(np.int64).reshape(4, 33)
-WIDTHS = ((32, 2), (96, 2), (256, 2))
+WIDTHS = ((32, 2), (64, 2), (128, 2))
 DEPTHS = ((64, 4), (64, 10), (64, 24))
 
 
@@ -122,7 +122,7 @@ def test_what_is_recorded_and_drawn(tmp_path):
     blocks = {"0.attention", "0.ffn", "1.attention", "1.ffn"}
     assert set(table.layer) == {"embedding", "residual", "head", "logits"} | blocks
     assert (table[table.step == 0].change == 0).all() and (table[table.step > 0].change > 0).all()
-    loss = table[(table.layer == "logits") & (table.width == 96)].set_index("step").loss
+    loss = table[(table.layer == "logits") & (table.width == 64)].set_index("step").loss
     assert loss[1] > loss[2] and abs(loss[1] - np.log(128)) < 1
     figure(table, tmp_path / "coordinates.png", "muP")
     assert (tmp_path / "coordinates.png").read_bytes()[:4] == b"\x89PNG"
