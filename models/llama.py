@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from models.parameterization import Parameterization, Scales, rules
 from models.shape import LlamaShape
 
-EXPLICIT_ATTENTION_CONTEXT = 256  # longest context at which written-out attention wins on a CPU (2.3x at 64, even at 256)
+EXPLICIT_ATTENTION_CONTEXT = 256  # longest at which written-out attention wins on a CPU (2.3x at 64, even at 256)
 
 
 class RMSNorm(nn.Module):
