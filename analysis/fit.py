@@ -193,7 +193,7 @@ def _fit_law(optima, held, target: int, name: str, analysis: str, options: Optio
         return None, None, [*notes, f"{lacking}; measure more scales or name fewer predictors."]
     y = np.array([o.value[target] for o in optima])
     own, own_dof = own_covariance(optima, target)
-    law = fit_power_law(values, y, chosen.kept, own, own_dof, options.level)
+    law = fit_power_law(values, y, chosen.kept, own, own_dof)
     if law.covariance is None:
         notes.append(f"{len(optima)} optima for {len(law.beta)} parameters: no interval can be given.")
     notes += _unheld(optima, chosen.kept)
@@ -223,7 +223,7 @@ def _score(values, y, held, predictors) -> tuple[dict, np.ndarray | None, str | 
     rest = [at for at, out in zip(values, held, strict=True) if not out]
     if len(rest) < len(predictors) + 1 or choose_predictors(rest, predictors).kept != predictors:
         return nothing, None, "nothing held out: without the largest scales the exponents are not determined."
-    refit = fit_power_law(rest, y[~held], predictors, None, 0.0, 0.8)
+    refit = fit_power_law(rest, y[~held], predictors)
     predicted = refit.log_at([at for at, out in zip(values, held, strict=True) if out])
     error = float(np.mean(np.abs(predicted - y[held])))
     return {**nothing, "n": int(held.sum()), "mean_abs_log_error": error}, predicted, None

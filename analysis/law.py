@@ -23,7 +23,7 @@ s2 = max(0, (RSS - tr MW) / dof), and
 
     covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, dof = (tr MV)^2 / tr MVMV (Satterthwaite).
 
-Residuals smaller than the runs' noise are luck, so the covariance never falls below what that noise alone gives.
+Where the runs' noise explains the residuals (RSS < tr MW), both estimate it, and are averaged by degrees of freedom.
 (Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
 """
 
@@ -98,11 +98,10 @@ def _closest(values, column: np.ndarray, kept: list[str]) -> str:
 
 
 def fit_power_law(
-    values, y: np.ndarray, predictors: Sequence[str], own: np.ndarray | None, own_dof: float, level: float
-):
+    values, y: np.ndarray, predictors: Sequence[str], own: np.ndarray | None = None, own_dof: float = 0.0
+) -> PowerLaw:
     """Least squares of log optima y (n,) on the logs of `predictors`; own (n, n): covariance of y from the runs' noise
-    alone, known with own_dof degrees of freedom, or None. level: of the intervals that the covariance must not
-    undercut."""
+    alone, known with own_dof degrees of freedom, or None."""
     x = design(values, predictors)
     n, p = x.shape
     solver = np.linalg.pinv(x)
@@ -120,16 +119,12 @@ def fit_power_law(
     spread = maker @ variance
     trace = float(np.trace(spread))
     effective = min(trace**2 / float((spread * spread.T).sum()), dof)
-    covariance = solver @ variance @ solver.T * (rss / trace)
-    if own is not None and own_dof > 0:
-        alone = np.diag(solver @ own @ solver.T) * stats.t.ppf((1 + level) / 2, own_dof) ** 2
-        here = np.diag(covariance) * stats.t.ppf((1 + level) / 2, effective) ** 2
-        covariance = solver @ variance @ solver.T * max(rss / trace, _ratio(alone, here) * rss / trace)
+    inflation = rss / trace
+    if own is not None and own_dof > 0 and inflation < 1:  # no scatter shows: both estimates are of the runs' noise
+        inflation = (inflation * effective + own_dof) / (effective + own_dof)
+        effective += own_dof
+    covariance = solver @ variance @ solver.T * inflation
     return PowerLaw(tuple(predictors), beta, covariance, float(np.sqrt(rss / dof)), effective, rss, r2)
-
-
-def _ratio(alone: np.ndarray, here: np.ndarray) -> float:
-    return float(np.max(alone / np.maximum(here, 1e-300)))
 
 
 def own_covariance(optima: Sequence[Optimum], target: int) -> tuple[np.ndarray | None, float]:

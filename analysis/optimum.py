@@ -1,6 +1,6 @@
 """The optimum of each slice: value, interval and verdict.
 
-quadratic  vertex of a quadratic in the logs of the hyper-parameters (analysis/surface.py); interval from `bootstrap`
+quadratic  vertex of a quadratic in the logs of the hyper-parameters (analysis/window.py); interval from `bootstrap`
            resamples of the runs' noise (Student t), or by the delta method where bootstrap is 0.
 akima      minimum of an Akima interpolation of the mean loss over seeds (one hyper-parameter); no interval.
 argmin     the lowest run (mean over seeds); no interval. For comparison. Both take their verdict from the quadratic,
@@ -26,6 +26,7 @@ from analysis.errors import UserError
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
 from analysis.slices import Slice
 from analysis.surface import Surface, censored, fit_surface, vertices
+from analysis.window import Rows, choose_windows
 
 ESTIMATORS = ("quadratic", "argmin", "akima")
 
@@ -65,16 +66,31 @@ def find_optima(
         raise UserError(f"estimator={estimator} must be one of {', '.join(ESTIMATORS)}.")
     if estimator == "akima" and any(len(s.targets) > 1 for s in slices):
         raise UserError("estimator=akima takes one hyper-parameter; use quadratic or argmin.")
-    surfaces = [_surface(s, window) for s in slices]
+    surfaces = _surfaces(slices, window)
     noise = _noise(slices, surfaces)
     rng = np.random.default_rng(seed)
     optima = [_quadratic(*each, bootstrap, level, rng) for each in zip(slices, surfaces, noise, strict=True)]
     return optima if estimator == "quadratic" else [_interpolated(o.slice, estimator, o.verdict) for o in optima]
 
 
-def _surface(s: Slice, window: str | float) -> Surface | None:
-    keep = ~censored(s.loss, s.diverged)
-    return fit_surface(s.x, s.loss, s.seed, keep, window) if keep.any() else None
+def _surfaces(slices: list[Slice], window: str | float) -> list[Surface | None]:
+    """The quadratic of each slice in its window, None where its rows determine none."""
+    keeps = [~censored(s.loss, s.diverged) for s in slices]
+    surfaces: list[Surface | None] = [None] * len(slices)
+    for members in _laws(slices):
+        some = [i for i in members if keeps[i].any()]
+        rows = [Rows(slices[i].x, slices[i].loss, slices[i].seed, keeps[i]) for i in some]
+        for i, used in zip(some, choose_windows(rows, window), strict=True):
+            surfaces[i] = fit_surface(slices[i].x, slices[i].loss, slices[i].seed, used)
+    return surfaces
+
+
+def _laws(slices: list[Slice]) -> list[list[int]]:
+    """Indices of the slices of each law (equal settings)."""
+    groups: dict[str, list[int]] = {}
+    for i, s in enumerate(slices):
+        groups.setdefault(repr(s.settings), []).append(i)
+    return list(groups.values())
 
 
 def _noise(slices: list[Slice], surfaces: list[Surface | None]) -> list[tuple[float, float]]:
@@ -86,10 +102,7 @@ def _noise(slices: list[Slice], surfaces: list[Surface | None]) -> list[tuple[fl
             squares[i], dof[i] = choose((surface.rss, surface.dof), seeds)
             squares[i] = max(squares[i], dof[i] * (ROUNDING * s.loss[surface.used].mean()) ** 2)
     result = [(np.nan, 0.0)] * len(slices)
-    groups: dict[str, list[int]] = {}
-    for i, s in enumerate(slices):
-        groups.setdefault(repr(s.settings), []).append(i)
-    for members in groups.values():
+    for members in _laws(slices):
         for i, *known in zip(members, *moderated(squares[members], dof[members]), strict=True):
             result[i] = tuple(map(float, known))
     return result

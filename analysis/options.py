@@ -32,7 +32,7 @@ class Options:
     predictors      columns that the laws are written in; {law: [columns]} where an analysis has several laws; None:
                     PREDICTORS
     estimator       quadratic, argmin, akima (analysis/optimum.py)
-    window          auto, none or an excess loss relative to the lowest, of the quadratic (analysis/surface.py)
+    window          auto, none or an excess loss relative to the lowest, of the quadratic (analysis/window.py)
     hold            what a slice of LR, or of LR and batch, holds: weight_decay, tau, or auto; what one of tau holds:
                     lr or weight_decay
     profile         hyper-parameters re-tuned at each batch: their best value is taken there; auto: where they are

@@ -1,13 +1,6 @@
-"""Quadratic surfaces of loss in the logs of one or several hyper-parameters, with the window that they are fitted in.
+"""Quadratic surfaces of loss in the logs of one or several hyper-parameters.
 
-    loss = offset of the seed + b'u + u'A u / 2,   u = (x - center) / scale,   vertex u* = -A^-1 b
-
-The window. A parabola over the whole slice is the most precise where the basin is one. Basins are not: loss blows up
-at high LR and levels off at high tau, which shows as a cubic term. So with window=auto the whole slice is used unless
-its cubic terms are significant (F test, 20 %). Then, for one hyper-parameter, the values farthest from the lowest loss
-are dropped one by one until they are not, or five values are left; for several, rows above 1.025 times the lowest loss
-are dropped (of basins published in full, Step Law's, windows from 2 % to 10 % give one law; narrower ones are noise),
-keeping two rows a coefficient. window=none: the whole slice; window=0.05: rows up to 1.05 times the lowest loss.
+loss = offset of the seed + b'u + u'A u / 2,   u = (x - center) / scale,   vertex u* = -A^-1 b
 """
 
 from dataclasses import dataclass
@@ -15,11 +8,7 @@ from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy import stats
 
-CUBIC = 0.2  # significance above which a cubic term counts as absent
-FEWEST = 5  # values that a window keeps
-JOINT = 0.025  # excess loss of the window of several hyper-parameters, relative to the lowest
 BLOWN = 1.5  # times the lowest loss: a run that has left the basin, censored like a diverged one
 
 
@@ -56,7 +45,7 @@ class Surface:
         values, vectors = np.linalg.eigh(hessians(self.beta[None], self.k)[0])
         v = vectors[:, 0]
         gradient = np.zeros(len(self.beta))
-        for column, (i, j) in enumerate(_pairs(self.k), start=1 + self.k):
+        for column, (i, j) in enumerate(pairs(self.k), start=1 + self.k):
             gradient[column] = 2 * v[i] * v[j]
         return float(values[0]), float(np.sqrt(gradient @ self.spread @ gradient))
 
@@ -91,14 +80,14 @@ def monomials(u: np.ndarray, degree: int) -> np.ndarray:
     return np.stack(columns, axis=-1)
 
 
-def _pairs(k: int) -> list[tuple[int, int]]:
+def pairs(k: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(k), 2))
 
 
 def _gradient_rows(u: np.ndarray, k: int) -> np.ndarray:
-    rows = np.zeros((k, 1 + k + len(_pairs(k))))
+    rows = np.zeros((k, 1 + k + len(pairs(k))))
     rows[:, 1 : 1 + k] = np.eye(k)
-    for column, (i, j) in enumerate(_pairs(k), start=1 + k):
+    for column, (i, j) in enumerate(pairs(k), start=1 + k):
         rows[i, column] += u[j]
         rows[j, column] += u[i]
     return rows
@@ -107,7 +96,7 @@ def _gradient_rows(u: np.ndarray, k: int) -> np.ndarray:
 def hessians(betas: np.ndarray, k: int) -> np.ndarray:
     """(N, p) coefficients -> (N, k, k)."""
     result = np.zeros((len(betas), k, k))
-    for column, (i, j) in enumerate(_pairs(k), start=1 + k):
+    for column, (i, j) in enumerate(pairs(k), start=1 + k):
         result[:, i, j] += betas[:, column]
         result[:, j, i] += betas[:, column]
     return result
@@ -130,78 +119,30 @@ def censored(loss: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     return bad | (loss > BLOWN * loss[~bad].min()) if not bad.all() else bad
 
 
-def fit_surface(x, loss, seed, keep, window: str | float = "auto") -> Surface | None:
-    """The quadratic of the rows `keep` (n,) of x (n, k) in its window, or None where the rows do not determine one."""
-    used = _window(x, loss, seed, keep, window)
+def fit_surface(x: np.ndarray, loss: np.ndarray, seed: np.ndarray, used: np.ndarray) -> Surface | None:
+    """The quadratic of the rows `used` (n,) of x (n, k), or None where they do not determine one."""
     k = x.shape[1]
     if any(len(np.unique(column[used].round(9))) < 3 for column in x.T):
         return None
     center, scale = x[used].mean(axis=0), np.ptp(x[used], axis=0) / 2
-    design = _design((x[used] - center) / scale, seed[used], 2)
-    p = 1 + k + len(_pairs(k))
-    if np.linalg.matrix_rank(design) < design.shape[1]:
+    matrix = design((x[used] - center) / scale, seed[used], 2)
+    p = 1 + k + len(pairs(k))
+    if np.linalg.matrix_rank(matrix) < matrix.shape[1]:
         return None
-    solver = np.linalg.pinv(design)
+    solver = np.linalg.pinv(matrix)
     beta = solver @ loss[used]
-    residual = loss[used] - design @ beta
+    residual = loss[used] - matrix @ beta
     return Surface(
-        center, scale, beta[:p], solver[:p], used, float(residual @ residual), len(residual) - design.shape[1]
+        center, scale, beta[:p], solver[:p], used, float(residual @ residual), len(residual) - matrix.shape[1]
     )
 
 
-def _design(u: np.ndarray, seed: np.ndarray, degree: int) -> np.ndarray:
+def design(u: np.ndarray, seed: np.ndarray, degree: int) -> np.ndarray:
     """Monomials, and the offset of each seed that has rows enough to tell it, adding up to zero."""
     base = monomials(u, degree)
     codes, counts = np.unique(seed, return_counts=True)
     if len(codes) < 2 or counts.min() < 2 or len(u) <= base.shape[1] + len(codes) - 1:
         return base
     offsets = [(seed == code).astype(float) - (seed == codes[-1]) for code in codes[:-1]]
-    design = np.column_stack([base, *offsets])
-    return design if np.linalg.matrix_rank(design) == design.shape[1] else base
-
-
-def _rss(u, loss, seed, degree) -> tuple[float, int]:
-    design = _design(u, seed, degree)
-    coefficients, _, rank, _ = np.linalg.lstsq(design, loss, rcond=None)
-    residual = loss - design @ coefficients
-    return float(residual @ residual), len(loss) - int(rank)
-
-
-def cubic_shows(x: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> bool:
-    """Whether cubic terms improve on the quadratic significantly (F test, 20 %)."""
-    u = (x - x.mean(axis=0)) / np.maximum(np.ptp(x, axis=0), 1e-300)
-    (without, dof2), (with_, dof3) = _rss(u, loss, seed, 2), _rss(u, loss, seed, 3)
-    if dof3 < 1 or dof2 <= dof3:
-        return False
-    negligible = len(loss) * (1e-9 * np.abs(loss).max()) ** 2  # rounding, where a table is free of noise
-    f = (without - with_) / (dof2 - dof3) / (max(with_, negligible) / dof3)
-    return bool(stats.f.sf(f, dof2 - dof3, dof3) < CUBIC)
-
-
-def _window(x, loss, seed, keep, window) -> np.ndarray:
-    keep, k = keep.copy(), x.shape[1]
-    fewest = FEWEST if k == 1 else 2 * (1 + k + len(_pairs(k)))
-    if window == "none" or keep.sum() <= fewest:
-        return keep
-    if window != "auto":
-        return (
-            keep & (loss <= max(float(window) + 1, 1) * loss[keep].min())
-            if k == 1
-            else _lowest(loss, keep, window, fewest)
-        )
-    if k > 1:
-        return _lowest(loss, keep, JOINT, fewest) if cubic_shows(x[keep], loss[keep], seed[keep]) else keep
-    values = x[:, 0].round(9)
-    while len(np.unique(values[keep])) > FEWEST and cubic_shows(x[keep], loss[keep], seed[keep]):
-        levels = np.unique(values[keep])
-        means = np.array([loss[keep & (values == level)].mean() for level in levels])
-        distance = np.abs(levels - levels[means.argmin()]).round(6)
-        far = np.flatnonzero(distance == distance.max())
-        keep &= values != levels[far[means[far].argmax()]]
-    return keep
-
-
-def _lowest(loss: np.ndarray, keep: np.ndarray, excess: float, fewest: int) -> np.ndarray:
-    """Rows within `excess` of the lowest loss, and at least the `fewest` lowest."""
-    limit = max((1 + excess) * loss[keep].min(), np.sort(loss[keep])[fewest - 1])
-    return keep & (loss <= limit)
+    full = np.column_stack([base, *offsets])
+    return full if np.linalg.matrix_rank(full) == full.shape[1] else base
