@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from analysis import laws_io
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.ladder import choose_shape, count_blocks
 from analysis.predict import LEVEL, in_numbers, off, predictors, usable
 from analysis.recipe import NAMES, compare_with_held, extrapolation, overrides, resolve
@@ -41,11 +41,13 @@ def recommend(
 
     target: `params` or `width` and `depth` (or both); `tokens` or `tpp`; optionally `batch_size` (sequences), `lr`,
     `tau` or `weight_decay` to be taken as they are, `context`, and any column of the laws' `given`
-    (parameterization="mup") that chooses among laws of one name. level: of the prediction intervals.
+    (parameterization="mup") that chooses among laws of one name. level: of the prediction intervals, or in `target`.
     count(width, depth) -> params of such a model; not given: 12 * depth * width^2.
     Raises UserError where the target is incomplete or impossible, or no law can serve it.
     """
     content = laws if isinstance(laws, Mapping) else laws_io.read(laws)
+    target = dict(target)
+    level = _positive("level", target.pop("level", level))
     optima = content.get("optima") or []
     candidates = [law for law in content["laws"] if law["name"] in NAMES and usable(law)]
     if not candidates:
@@ -87,8 +89,8 @@ def _request(target: Mapping[str, object], laws: list[Mapping], level: float) ->
         elif key in known:
             demands[key] = value
         else:
-            choices = ", ".join((*SIZES, *NAMES, *sorted(known - set(SIZES) - set(NAMES))))
-            raise UserError(f"{key}={value} is nothing that these laws know; a target has: {choices}.")
+            hint = nearest(key, [*SIZES, *NAMES, "level", *known])
+            raise UserError(f"{key}={value}: neither a size, nor a hyper-parameter, nor a setting of these laws{hint}")
     for one, other in (("tokens", "tpp"), ("tau", "weight_decay")):
         if one in numbers and other in numbers:
             raise UserError(f"{one}={numbers[one]:g} and {other}={numbers[other]:g} say the same: give one.")

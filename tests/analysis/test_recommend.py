@@ -169,6 +169,8 @@ def test_prediction_interval_by_hand():
     half = 1.5332063 * math.sqrt(0.01 + 0.0004 * math.log(1e7) ** 2 + 0.09)
     assert math.log(entry["high"] / entry["value"]) == pytest.approx(half, rel=1e-6)
     assert math.log(entry["value"] / entry["low"]) == pytest.approx(half, rel=1e-6)
+    wide = recommend(laws(law), {"params": 1e6, "tokens": 1e7, "level": 0.95})["recipe"]["lr"]
+    assert math.log(wide["high"] / wide["value"]) == pytest.approx(half / 1.5332063 * 2.7764451, rel=1e-6)
 
 
 def test_a_law_by_hand_has_an_interval_from_its_parameters_and_says_so():
@@ -285,6 +287,8 @@ def test_chosen_shapes_hit_the_size_near_the_ladder(params, ladder):
         ({"width": 64.5, "depth": 2, "tokens": 1e9}, "whole"),
         ({"params": 1e9, "tokens": 1e9, "tau": 0.1, "weight_decay": 0.1}, "give one"),
         ({"params": 1e9, "tokens": 1e9, "parametrization": "mup"}, "parametrization"),
+        ({"params": 1e9, "tokens": 1e9, "level": 80}, "level"),
+        ({"params": [1e9], "tokens": 1e9}, "above 0"),
     ],
 )
 def test_bad_targets(target, say):
