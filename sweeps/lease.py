@@ -94,6 +94,7 @@ def claim(run_dir: Path, lease_seconds: float) -> Lease | None:
             os.link(mine, attempt_path(run_dir, number))
         except FileExistsError:
             return None
+        _tidy(Path(run_dir), now - lease_seconds)
         return Lease(Path(run_dir), number, lease_seconds)
     finally:
         mine.unlink(missing_ok=True)
@@ -127,6 +128,14 @@ def newest_attempt(run_dir: Path, now: float | None = None) -> Attempt | None:
 def attempt_path(run_dir: Path, number: int) -> Path:
     """The file of attempt `number` (from 1)."""
     return Path(run_dir) / FOLDER / f"{number:06d}.json"
+
+
+def _tidy(run_dir: Path, before: float) -> None:
+    """Remove the unfinished files that killed attempts left behind; a fenced one that wakes up fails on its own."""
+    for path in run_dir.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if path.parent.name != FOLDER or path.stat().st_mtime < before:  # younger: another's claim under way
+                path.unlink()
 
 
 @cache

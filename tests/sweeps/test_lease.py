@@ -85,6 +85,17 @@ def test_a_process_number_used_again_is_another_process(tmp_path):
     assert claim(tmp_path, 60).number == 2
 
 
+def test_what_killed_attempts_left_half_written_is_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "attempts").mkdir()
+    left = [".status.json.1.tmp", "checkpoints/.step-1.safetensors.1.tmp", "attempts/.a.tmp", "attempts/.b.tmp"]
+    for name in left:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / left[2], (time.time() - 100,) * 2)
+    assert claim(tmp_path, 60)
+    assert [name for name in left if (tmp_path / name).exists()] == left[3:]  # a claim of this moment
+
+
 def test_a_removed_run_directory_is_nobodys(tmp_path):
     lease = claim(tmp_path / "run", 60)
     lease.path.unlink()

@@ -1,0 +1,64 @@
+"""kill -9 at 20 random moments of a small sweep; finished after the last, it equals an undisturbed one bit for bit."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pandas as pd
+
+from analysis.table import read_runs
+
+KILLS, SEED = 20, 8
+# What may differ: how long it took, and how many attempts it took.
+TIMES = ("device_seconds", "compile_seconds", "runtime")
+
+
+def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
+    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", "validation.fractions=[0.3,0.7]", tokens=16_384)
+    undisturbed = launch(points, config, "undisturbed")
+    assert undisturbed.exit_status == 0 and undisturbed.done >= 4
+    kinds = kill_and_finish(points, background)
+    assert sum(kinds.values()) == KILLS and min(kinds.values()) >= 2, kinds
+    calm, killed = tmp_path / "undisturbed/runs", tmp_path / "killed/runs"
+    assert len(list(killed.glob("*/attempts/*.json"))) >= len(points) + 8  # kills that met a point in training
+    for point in points:
+        a, b = calm / point.id, killed / point.id
+        assert (a / "curve.parquet").read_bytes() == (b / "curve.parquet").read_bytes()
+        assert (a / "point.yaml").read_bytes() == (b / "point.yaml").read_bytes()
+        assert result(a) == result(b)
+        assert not list(b.glob("checkpoints/*.safetensors")) and not list(b.rglob("*.tmp"))
+    tables = [read_runs(runs).drop(columns=["device_seconds"]).sort_values("run_id") for runs in (calm, killed)]
+    pd.testing.assert_frame_equal(*(t.reset_index(drop=True) for t in tables), check_exact=True)
+
+
+def kill_and_finish(points, background):
+    """Launch, kill a worker, the launcher, or all of them, 20 times, at random moments; then let it finish."""
+    rng = random.Random(SEED)
+    kinds = {"worker": 0, "launcher": 0, "all": 0}
+    # Of 20 kills a few: each of the others starts everything anew.
+    plan = rng.sample(["worker"] * 14 + ["launcher"] * 3 + ["all"] * 3, KILLS)
+    launcher = None
+    for kind in plan:
+        if launcher is None or launcher.poll() is not None:
+            launcher = background(points, "killed", checkpoint_seconds=0.2, max_attempts=1000)
+        background.wait_for(lambda launcher=launcher: background.children(launcher.pid) or launcher.poll() is not None)
+        time.sleep(rng.uniform(0.1, 4.0))
+        workers = background.children(launcher.pid)
+        victims = {"worker": rng.sample(workers, min(1, len(workers))), "launcher": [launcher.pid],
+                   "all": [launcher.pid, *workers]}[kind]  # fmt: skip
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        kinds[kind] += 1
+        if launcher.pid in victims:
+            launcher.wait()
+    if launcher.poll() is not None:
+        launcher = background(points, "killed", max_attempts=1000)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, err
+    return kinds
+
+
+def result(run_dir):
+    return {k: v for k, v in json.loads((run_dir / "result.json").read_text()).items() if k not in TIMES}
