@@ -25,7 +25,7 @@ from harness.data import Stream, open_corpus
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
-from harness.step import Step
+from harness.step import Step, group_index
 from harness.tracking import tracker
 from models.llama import Llama, init_weights
 from models.parameterization import scales
@@ -114,7 +114,9 @@ class _Training:
             self.numerics = facts["numerics"] | {"device": device}
             self.step, self.seconds = facts["step"], facts["seconds"]
             self.micro_batch = min(self.micro_batch, facts["micro_batch"])
-            parts = {p: {k[2:]: t.to(device) for k, t in tensors.items() if k[:2] == f"{p}/"} for p in "wmv"}
+            # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
+            names = group_index(point.shape, point.parameterization)
+            parts = {p: {k: tensors[f"{p}/{k}"].to(device, copy=True) for k in names} for p in "wmv"}
             self.weights, self.m, self.v = parts["w"], parts["m"], parts["v"]
             self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
         else:

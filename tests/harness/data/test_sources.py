@@ -130,6 +130,12 @@ def test_cut_text_loses_nothing_and_does_not_depend_on_chunks(pieces, size):
         assert all(0 < len(b) <= 64 for b in blocks)
 
 
+@given(st.lists(st.sampled_from([b"\n", b"ab", b"\n\n", b"c"]), max_size=30), st.integers(1, 9))
+def test_lines_do_not_depend_on_chunks(pieces, size):
+    text = b"".join(pieces)
+    assert list(reading._lines(text[i : i + size] for i in range(0, len(text), size))) == text.split(b"\n")
+
+
 def damaged(tmp_path, name):
     path = write(tmp_path / name, [os.urandom(40000).hex()] * 2)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])

@@ -1,0 +1,72 @@
+"""One step: micro-batches add up to the batch, compiled equals eager, nothing recompiles for a new point."""
+
+import pytest
+import torch
+
+from harness.optimizer import Hyper
+from harness.step import Step
+from models.llama import Llama, init_weights
+from models.parameterization import scales
+
+from .helpers import point
+
+CPU = torch.device("cpu")
+
+
+def setting(*overrides):
+    p = point("model.width=16", "model.head_dim=8", "model.depth=1", "model.context=16", "batch_size=6",
+              "tokens=9600", "model.z_loss=1e-3", *overrides)  # fmt: skip
+    tokens = torch.randint(0, 256, (6, 17), generator=torch.Generator().manual_seed(1))
+    return p, tokens
+
+
+def steps_of(p, tokens, compiled=False, micro_batch=6, n=3):
+    model = Llama(p.shape, scales(p.shape, p.parameterization))
+    init_weights(model, p.shape, p.parameterization, p.seed)
+    w = {k: t.detach().clone() for k, t in model.named_parameters()}
+    m, v = ({k: torch.zeros_like(t) for k, t in w.items()} for _ in range(2))
+    hyper = Hyper.of(p, CPU)
+    step = Step(p.shape, p.parameterization, p.precision, "cpu", compiled)
+    out = [step(w, m, v, hyper.per_step[i], hyper.fixed, tokens, micro_batch) for i in range(n)]
+    return torch.stack(out), w
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_micro_batches_add_up(micro_batch):
+    p, tokens = setting("precision=fp32")
+    whole, w = steps_of(p, tokens)
+    parts, v = steps_of(p, tokens, micro_batch=micro_batch)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    for k in w:
+        torch.testing.assert_close(v[k], w[k], rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_is_near_fp32():
+    p, tokens = setting("precision=fp32")
+    q, _ = setting("precision=bf16")
+    torch.testing.assert_close(steps_of(q, tokens)[0], steps_of(p, tokens)[0], rtol=2e-2, atol=2e-2)
+
+
+def test_compiled_equals_eager_and_new_points_reuse_the_graph():
+    """A new learning rate, schedule, seed, horizon, weight decay or parameterization is an input, never a recompilation."""
+    torch._dynamo.utils.counters.clear()
+    p, tokens = setting("precision=fp32")
+    torch.testing.assert_close(steps_of(p, tokens, True)[0], steps_of(p, tokens)[0], rtol=1e-4, atol=1e-5)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 1
+    for change in ("optimizer.lr=0.02", "schedule=cosine", "seed=3", "tokens=19200", "optimizer.weight_decay=0.3",
+                   "parameterization=mup", "parameterization=completep", "optimizer.beta2=0.99"):  # fmt: skip
+        q, _ = setting("precision=fp32", "parameterization.base_width=8", change)
+        compiled, eager = steps_of(q, tokens, True)[0], steps_of(q, tokens)[0]
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+def test_evaluation_is_the_mean_over_all_tokens():
+    p, tokens = setting("precision=fp32", "model.z_loss=0")
+    step = Step(p.shape, p.parameterization, p.precision, "cpu", False)
+    model = Llama(p.shape, scales(p.shape, p.parameterization))
+    w = {k: t.detach() for k, t in model.named_parameters()}
+    with torch.no_grad():
+        expected = float(model.loss(tokens)[0])
+    assert step.evaluate(w, tokens, 4) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,184 @@
+"""Training of one point: resuming bit for bit, divergence at its step, what the run directory then holds."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import train as train_module
+from harness.checkpoint import checkpoints, read_checkpoint
+from harness.rundir import LostRun, read_point, read_status
+from harness.train import train_point
+
+from .helpers import tiny
+
+STEPS = 60
+RUN = [f"tokens={STEPS * 64}", "validation.fractions=[0.25,0.5]"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def files(run_dir):
+    result = json.loads((run_dir / "result.json").read_text())
+    return pd.read_parquet(run_dir / "curve.parquet"), {k: v for k, v in result.items() if "seconds" not in k and k != "runtime"}
+
+
+class StopAfter:
+    """should_stop that turns true after n more steps."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_run_directory_says_it_all(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    told = []
+    assert train_point(p, tmp_path, runtime, lambda *a: told.append(a)) == "done"
+    curve, result = files(tmp_path)
+    assert read_point(tmp_path) == p and read_status(tmp_path)["status"] == "done"
+    assert list(curve.columns) == ["step", "tokens", "lr", "train_loss", "validation_loss", "grad_norm"]
+    assert curve.step.is_monotonic_increasing and curve.step.iloc[-1] == STEPS
+    assert (curve.tokens == curve.step * p.batch_tokens).all() and (curve.grad_norm > 0).all()
+    assert curve.lr.max() == pytest.approx(p.adjusted[0])
+    assert curve.set_index("step").validation_loss.dropna().index.tolist() == [15, 30, 60]
+    assert curve.validation_loss.iloc[-1] == result["loss"]
+    # the chain's next state is worth learning, and cannot be predicted better than its entropy rate
+    assert 1.9 < result["loss"] < math.log(16)
+    assert result["tokens"] == p.tokens and result["flops"] == p.flops
+    assert not checkpoints(tmp_path) and told[-1][:2] == (STEPS, STEPS)
+
+
+@pytest.mark.parametrize("stops", [[1], [17], [15], [30, 12, 5], [59]])
+def test_a_stopped_run_goes_on_bit_for_bit(cache, tmp_path, stops):
+    p, runtime = tiny(cache, *RUN, "precision=bf16")
+    train_point(p, tmp_path / "whole", runtime)
+    for n in stops:
+        assert train_point(p, tmp_path / "parts", runtime, should_stop=StopAfter(n)) == "stopped"
+        assert read_status(tmp_path / "parts")["status"] == "pending"
+    assert train_point(p, tmp_path / "parts", runtime) == "done"
+    whole, parts = files(tmp_path / "whole"), files(tmp_path / "parts")
+    pd.testing.assert_frame_equal(whole[0], parts[0], check_exact=True)
+    assert whole[1] == parts[1]
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    train_point(p, tmp_path / "whole", runtime)
+    run = tmp_path / "run"
+    for n in (20, 20):
+        train_point(p, run, runtime, should_stop=StopAfter(n))
+    older, newer = checkpoints(run)
+    content = bytearray(newer.read_bytes())
+    content[len(content) // 2] ^= 1
+    newer.write_bytes(content)
+    _, facts, damaged = read_checkpoint(run)
+    assert facts["step"] == 20 and damaged == [newer.name]
+    newer.write_bytes(bytes(content[: len(content) // 2]))
+    assert read_checkpoint(run)[1]["step"] == 20
+    assert train_point(p, run, runtime) == "done"
+    pd.testing.assert_frame_equal(files(tmp_path / "whole")[0], files(run)[0], check_exact=True)
+    older.write_bytes(b"")
+    assert read_checkpoint(tmp_path / "nothing") is None
+
+
+def test_every_byte_of_a_checkpoint_is_sealed(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    train_point(p, tmp_path, runtime, should_stop=StopAfter(5))
+    (path,) = checkpoints(tmp_path)
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(whole), 60):
+        broken = bytearray(whole)
+        broken[at] ^= 1 << int(at) % 8
+        path.write_bytes(broken)
+        assert read_checkpoint(tmp_path) is None, at
+
+
+def test_a_resumed_run_keeps_its_numerics(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    train_point(p, tmp_path, runtime, should_stop=StopAfter(5))
+    runtime.compile = True  # this launch would compile; the run began eager
+    assert train_point(p, tmp_path, runtime) == "done"
+    assert files(tmp_path)[1]["numerics"]["compiled"] is False
+
+
+@pytest.mark.parametrize("at", [1, 7, STEPS])
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(cache, tmp_path, monkeypatch, at):
+    p, runtime = tiny(cache, *RUN)
+    original = train_module.Step.__call__
+    taken = []
+
+    def poisoned(self, *args):
+        taken.append(1)
+        return original(self, *args) * (math.nan if len(taken) == at else 1)
+
+    monkeypatch.setattr(train_module.Step, "__call__", poisoned)
+    assert train_point(p, tmp_path, runtime) == "diverged"
+    status = read_status(tmp_path)
+    assert status["reason"]["type"] == "non_finite" and status["reason"]["step"] == at
+    curve, result = files(tmp_path)
+    assert curve.step.iloc[-1] == at and result["loss"] is None and result["tokens"] == at * p.batch_tokens
+
+
+def test_a_learning_rate_far_too_high_diverges(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN, "optimizer.lr=30", "optimizer.clip=null", "schedule.warmup=0")
+    assert train_point(p, tmp_path, runtime) == "diverged"
+    assert read_status(tmp_path)["reason"]["type"] in ("exploded", "non_finite")
+
+
+def test_an_overtaken_attempt_writes_nothing(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    mine = [True]
+
+    train_point(p, tmp_path, runtime, should_stop=StopAfter(5))
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    mine[0] = False
+    with pytest.raises(LostRun):
+        train_point(p, tmp_path, runtime, still_mine=lambda: mine[0])
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
+
+
+def test_micro_batches_are_recorded(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    runtime.micro_batch = 3
+    train_point(p, tmp_path, runtime)
+    assert files(tmp_path)[1]["micro_batch"] == 3
+
+
+def test_out_of_memory_halves_the_micro_batch(cache, tmp_path, monkeypatch):
+    import torch
+
+    p, runtime = tiny(cache, *RUN)
+    original = train_module.Step.__call__
+
+    def small_device(self, *args):
+        if args[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, *args)
+
+    monkeypatch.setattr(train_module.Step, "__call__", small_device)
+    assert train_point(p, tmp_path, runtime) == "done"
+    assert files(tmp_path)[1]["micro_batch"] == 1
+    monkeypatch.setattr(train_module.Step, "__call__", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    assert train_point(tiny(cache, *RUN, "seed=5")[0], tmp_path / "b", runtime) == "out_of_memory"
+    assert read_status(tmp_path / "b")["status"] == "out_of_memory"
+
+
+def test_points_with_other_batch_sizes_see_the_same_tokens(cache):
+    from pathlib import Path
+
+    from harness.data import Stream, open_corpus
+
+    _, runtime = tiny(cache, *RUN)
+    stream = Stream(open_corpus(Path(runtime.corpus_dir)), 16, 0)
+    whole = stream.batch(0, 24)
+    parts = np.concatenate([stream.batch(i, 4) for i in range(0, 24, 4)])
+    assert (whole == parts).all() and (whole != Stream(stream.corpus, 16, 1).batch(0, 24)).any()
