@@ -9,6 +9,7 @@ import time
 import pandas as pd
 
 from analysis.table import read_runs
+from sweeps.lease import newest_attempt
 
 KILLS, SEED = 20, 8
 # What may differ: how long it took, and how many attempts it took.
@@ -16,7 +17,7 @@ TIMES = ("device_seconds", "compile_seconds", "runtime")
 
 
 def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
-    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", "validation.fractions=[0.3,0.7]", tokens=16_384)
+    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", "validation.fractions=[0.3,0.7]", tokens=24_576)
     undisturbed = launch(points, config, "undisturbed")
     assert undisturbed.exit_status == 0 and undisturbed.done >= 4
     kinds = kill_and_finish(points, background)
@@ -35,6 +36,11 @@ def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
 
 def kill_and_finish(points, background):
     """Launch, kill a worker, the launcher, or all of them, 20 times, at random moments; then let it finish."""
+
+    def holders(launcher):
+        attempts = [newest_attempt(background.folder / "killed/runs" / p.id) for p in points]
+        return {a.pid for a in attempts if a and a.live(60)} & set(background.children(launcher))
+
     rng = random.Random(SEED)
     kinds = {"worker": 0, "launcher": 0, "all": 0}
     # Of 20 kills a few: each of the others starts everything anew.
@@ -43,10 +49,11 @@ def kill_and_finish(points, background):
     for kind in plan:
         if launcher is None or launcher.poll() is not None:
             launcher = background(points, "killed", checkpoint_seconds=0.2, max_attempts=1000)
-        background.wait_for(lambda launcher=launcher: background.children(launcher.pid) or launcher.poll() is not None)
-        time.sleep(rng.uniform(0.1, 4.0))
+        background.wait_for(lambda launcher=launcher: holders(launcher.pid) or launcher.poll() is not None)
+        time.sleep(rng.uniform(0.0, 1.0))
         workers = background.children(launcher.pid)
-        victims = {"worker": rng.sample(workers, min(1, len(workers))), "launcher": [launcher.pid],
+        training = [pid for pid in holders(launcher.pid) if pid in workers] or workers
+        victims = {"worker": rng.sample(training, min(1, len(training))), "launcher": [launcher.pid],
                    "all": [launcher.pid, *workers]}[kind]  # fmt: skip
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
