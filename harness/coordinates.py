@@ -31,7 +31,7 @@ from models.shape import LlamaShape
 
 TOLERANCE = 0.3  # largest |slope| that passes; a wrong multiplier of width gives 0.5 or 1
 # What is random at initialisation adds up as a square root and fades as (layer, axis) grow until learning outweighs it:
-# logits of a random head are m * m^-1/2 / m, what a head learned from states unlike this one (noise, Markov chains) adds
+# logits of a random head are m * m^-1/2 / m, what a head learned from states unlike this one (noise, Markov text) adds
 # to its logits likewise, and the stream of L random branches times 1/L is L^1/2 / L.
 FADING = {("logits", "width"): 0.5, ("head", "width"): 0.5, ("residual", "depth"): 0.5}
 
