@@ -54,6 +54,28 @@ def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
     return frame
 
 
+def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> Path:
+    """The table as .csv or .parquet, whole or not at all. Raises UserError for another ending or a folder that is not
+    there."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a table is written as .csv or .parquet.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
 def read_runs(runs: str | os.PathLike) -> pd.DataFrame:
     """One row per run directory under `runs`: its point's columns, status and result; canonical columns first.
 
@@ -120,17 +142,3 @@ def _load(folder: str, name: str) -> tuple[object, str | None]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
-    """The table as .csv or .parquet, written whole. Raises UserError for another suffix or where it cannot be written."""
-    path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{path}: a table is written as .csv or .parquet.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frame.to_csv(temporary, index=False) if path.suffix == ".csv" else frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {e.strerror or e}.") from None
