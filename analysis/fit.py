@@ -31,17 +31,8 @@ from analysis.slices import DECAY, Partition, partition
 from analysis.views import slice_views
 
 SAMPLED = (
-    "params",
-    "tokens",
-    "tpp",
-    "batch_size",
-    "batch_tokens",
-    "lr",
-    "weight_decay",
-    "tau",
-    "width",
-    "depth",
-    "head_dim",
+    *("params", "tokens", "tpp", "batch_size", "batch_tokens", "lr", "weight_decay", "tau"),
+    *("width", "depth", "head_dim", "vocab"),
 )
 RANGED = ("params", "tokens", "tpp", "batch_size")
 UNITS = {"lr": "base peak learning rate", "tau": "share of the training tokens", "weight_decay": "base weight decay"}

@@ -20,7 +20,7 @@ SAME_HELD = 0.02  # ladders written with three digits
 SAME_WARMUP = 0.25  # share of training, of few whole steps
 SAME_TUNED = 0.01
 
-GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim")
+GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim", "vocab")
 DECAY = ("weight_decay", "tau")
 HELD_COLUMNS = ("lr", "tau", "weight_decay", "batch_size", "batch_tokens", "flops")
 HELD = {
