@@ -19,6 +19,9 @@ COMPILE = ("auto", "always", "never")
 CHECKPOINT_BYTES = 12  # per parameter: weights and both moments of AdamW, fp32
 CHECKPOINTS_KEPT = 2  # of a run in progress: the newest and the one before it
 GROUPS_SHOWN = 12
+# A yardstick for sweeps that are not for this machine: one H100, dense bf16, at the share of its peak that trainers
+# of models of about 1B parameters publish.
+YARDSTICK_FLOPS, YARDSTICK_SHARE, YARDSTICK_FROM = 989e12, 0.4, 1e18
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,9 @@ class Plan:
             lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
                          f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
         lines += ["", self._price()]
+        if self.flops > YARDSTICK_FROM:
+            seconds = self.flops / (YARDSTICK_FLOPS * YARDSTICK_SHARE)
+            lines.append(f"one H100 at {YARDSTICK_SHARE:.0%} of its bf16 peak would take {duration(seconds)}")
         lines += [line for precision, rates in self.rates.items() for line in _render_rates(precision, rates)]
         return "\n".join(lines)
 

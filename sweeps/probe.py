@@ -29,15 +29,10 @@ def _time(device: str, precision: str, width: int) -> dict:
     from harness.config import Config, ModelConfig
     from harness.optimizer import Hyper
     from harness.resolve import DataFacts, resolve
-    from harness.step import Step
-    from models.count import flops_per_token
-    from models.llama import Llama, init_weights
-    from models.parameterization import scales
+    from harness.step import Step, initial_weights
 
     point = resolve(Config(model=ModelConfig(width=width), precision=precision), DataFacts("probe", 256, None))
-    model = Llama(point.shape, scales(point.shape, point.parameterization))
-    init_weights(model, point.shape, point.parameterization, 0)
-    weights = {k: w.detach().clone().to(device) for k, w in model.named_parameters()}
+    weights = initial_weights(point, device)
     m, v = ({k: torch.zeros_like(w) for k, w in weights.items()} for _ in range(2))
     tokens = torch.randint(256, (point.batch_size, point.shape.context + 1), device=device)
     step = Step(point.shape, point.parameterization, precision, device, compiled=False)
@@ -47,7 +42,7 @@ def _time(device: str, precision: str, width: int) -> dict:
         start = time.perf_counter()
         float(step(weights, m, v, hyper.per_step[len(times)], hyper.fixed, tokens, point.batch_size)[0])
         times.append(time.perf_counter() - start)
-    return {"work": flops_per_token(point.shape) * point.batch_tokens, "step_seconds": median(times[WARM_UP:])}
+    return {"work": point.step_flops, "step_seconds": median(times[WARM_UP:])}
 
 
 if __name__ == "__main__":

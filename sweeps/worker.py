@@ -10,6 +10,7 @@ the worker's log. This is the only module of sweeps that imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -91,10 +92,8 @@ def _leave(stop: Stop, jobs: queue.Queue) -> None:
 
 def _pin(own: list[int]) -> None:
     if own and hasattr(os, "sched_setaffinity"):
-        try:
+        with contextlib.suppress(OSError):
             os.sched_setaffinity(0, own)
-        except OSError:
-            pass
 
 
 def _run(message: dict, settings: dict, tell, stop: Stop) -> dict:
@@ -119,7 +118,8 @@ def _run(message: dict, settings: dict, tell, stop: Stop) -> dict:
     except LostRun:
         return {"status": "busy", "trained": False}
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         reason = {"type": type(error).__name__, "message": _plain(error), "step": read_status(run_dir).get("step")}
         _say_failed(point, run_dir, lease, reason)
         return {"status": "failed", "trained": True, "reason": reason}
@@ -159,10 +159,8 @@ def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: L
 def _say_failed(point: Point, run_dir: Path, lease: Lease | None, reason: dict) -> None:
     """Into status.json if that can be written; the launcher says it in any case."""
     if lease is not None:
-        try:
+        with contextlib.suppress(OSError, LostRun):
             RunDirectory(run_dir, point, lease.still_mine, lease.number).status("failed", reason["step"] or 0, reason)
-        except (OSError, LostRun):
-            pass
 
 
 def _plain(error: Exception) -> str:
