@@ -215,13 +215,17 @@ def test_hf_reads_a_local_folder_and_a_saved_dataset(tmp_path, hf_home):
     folder.mkdir()
     write(folder / "train.jsonl", DOCUMENTS)
     assert [d.decode() for d in documents(name="hf", path=str(folder))] == DOCUMENTS
+    (tmp_path / "columns").mkdir()
+    write(tmp_path / "columns" / "train.parquet", DOCUMENTS)
+    assert [d.decode() for d in documents(name="hf", path=str(tmp_path / "columns"))] == DOCUMENTS
     saved = hf_home.Dataset.from_dict({"text": DOCUMENTS, "id": [1, 2, 3, 4]})
     saved.save_to_disk(str(tmp_path / "saved"))
     assert [d.decode() for d in documents(name="hf", path=str(tmp_path / "saved"))] == DOCUMENTS
     hf_home.DatasetDict({"test": saved}).save_to_disk(str(tmp_path / "splits"))
     assert [d.decode() for d in documents(name="hf", path=str(tmp_path / "splits"), split="test")] == DOCUMENTS
-    with pytest.raises(UserError, match="data.split=train"):
-        documents(name="hf", path=str(tmp_path / "splits"))
+    for name in ("splits", "lines"):
+        with pytest.raises(UserError, match="data.split|split"):
+            documents(name="hf", path=str(tmp_path / name), split="elsewhere")
     with pytest.raises(UserError, match="to one of text, id"):
         documents(name="hf", path=str(tmp_path / "saved"), text_key="body")
 
