@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from models.count import count_params, flops_per_token
+from models.count import ParamCount, count_params, flops_per_token
 from models.parameterization import Parameterization, hidden
 from models.shape import LlamaShape
 
@@ -88,9 +88,19 @@ class Point:
         return self.steps * self.batch_tokens
 
     @property
+    def counts(self) -> ParamCount:
+        """Parameters, by the three conventions."""
+        return count_params(self.shape)
+
+    @property
+    def step_flops(self) -> int:
+        """Training FLOPs of one step, attention included (models/count.py)."""
+        return flops_per_token(self.shape) * self.batch_tokens
+
+    @property
     def flops(self) -> int:
-        """Training FLOPs, attention included (models/count.py)."""
-        return flops_per_token(self.shape) * self.tokens
+        """Training FLOPs of the run."""
+        return self.step_flops * self.steps
 
     @property
     def tau(self) -> float | None:
@@ -110,7 +120,7 @@ class Point:
     def columns(self) -> dict:
         """The table's canonical columns that are known before training (DESIGN, contracts), then every other setting
         that a sweep may move, so that slices can hold it."""
-        n = count_params(self.shape)
+        n = self.counts
         lr, wd = self.adjusted
         s, o, d = self.shape, self.optimizer, self.data
         repeats = d.unique_tokens and self.tokens > d.unique_tokens

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
 from harness.optimizer import adamw_
-from models.llama import Llama, group_of, multipliers, token_loss
+from harness.point import Point
+from models.llama import Llama, group_of, init_weights, multipliers, token_loss
 from models.parameterization import Parameterization, rules, scales
 from models.shape import LlamaShape
 
@@ -27,6 +28,13 @@ def skeleton(shape: LlamaShape, device: str) -> Llama:
     """The module that `functional_call` fills with weights; one per shape, so that one compiled graph serves it."""
     with torch.device(device):
         return Llama(shape, scales(shape, Parameterization.build("standard", shape.width, shape.depth)))
+
+
+def initial_weights(point: Point, device: str) -> dict[str, Tensor]:
+    """fp32 weights of `point` before its first step, by name, in the model's order."""
+    model = Llama(point.shape, scales(point.shape, point.parameterization))
+    init_weights(model, point.shape, point.parameterization, point.seed)
+    return {name: w.detach().clone().to(device) for name, w in model.named_parameters()}
 
 
 def group_index(shape: LlamaShape, p: Parameterization) -> dict[str, int]:

@@ -25,10 +25,8 @@ from harness.data import Stream, open_corpus
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
-from harness.step import Step, group_index
+from harness.step import Step, group_index, initial_weights
 from harness.tracking import tracker
-from models.llama import Llama, init_weights
-from models.parameterization import scales
 
 STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # steps between two looks at the log, fewer for large batches
 EVALUATE_TOKENS = 2**13  # tokens of a validation forward pass
@@ -120,9 +118,7 @@ class _Training:
             self.weights, self.m, self.v = parts["w"], parts["m"], parts["v"]
             self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
         else:
-            model = Llama(point.shape, scales(point.shape, point.parameterization))
-            init_weights(model, point.shape, point.parameterization, point.seed)
-            self.weights = {k: w.detach().clone().to(device) for k, w in model.named_parameters()}
+            self.weights = initial_weights(point, device)
             self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
             self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
         self.log = torch.zeros(point.steps, 2, device=device)  # loss and gradient norm of each step

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from harness.point import Point
-from models.shape import LlamaShape
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,6 @@ def compile_key(point: Point, micro_batch: int | None = None) -> str:
 
 
 @cache
-def _digest(shape: LlamaShape, *rest) -> str:
-    built_in = [asdict(shape), *rest]
+def _digest(*built_in) -> str:
+    built_in = [asdict(x) if is_dataclass(x) else x for x in built_in]
     return hashlib.sha256(json.dumps(built_in, sort_keys=True).encode()).hexdigest()[:16]

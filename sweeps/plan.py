@@ -9,7 +9,6 @@ from pathlib import Path
 from harness.config import LauncherConfig
 from harness.errors import UserError
 from harness.point import Point
-from models.count import count_params
 from sweeps.jobs import Job, compile_key
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
 from sweeps.status import FAILED, RunState, read_states
@@ -86,7 +85,7 @@ class Plan:
     def checkpoint_bytes(self) -> int:
         """The most that checkpoints occupy at once: of the largest points, as many as train at once."""
         sizes = [
-            count_params(group.points[0].shape).params_total
+            group.points[0].counts.params_total
             for group in self.groups
             for _ in range(min(len(group.points), self.workers))
         ]

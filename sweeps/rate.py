@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import median
 
 from harness.point import Point
-from models.count import flops_per_token
 
 FILE = "rates.jsonl"
 RECENT = 400  # records that count, per device
@@ -63,9 +62,8 @@ class Rates:
 
 def step_work(point: Point) -> float:
     """FLOPs per step, validation (forward only: a third) spread over the steps."""
-    per_token = flops_per_token(point.shape)
     validated = point.validation.sequences * point.shape.context * (len(point.validation.fractions) + 1)
-    return per_token * (point.batch_tokens + validated / 3 / point.steps)
+    return point.step_flops * (1 + validated / 3 / point.tokens)
 
 
 def measured_rates(cache_dir: Path, kind: str, precision: str, probe: bool = True) -> Rates:
