@@ -6,7 +6,6 @@ Run again, it finds what is done and goes on from there.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys

@@ -10,6 +10,11 @@ from analysis.style import short
 
 WIDTH = 118  # characters
 MOST_ROWS = 60  # optima printed; all are in laws.json
+# Of what was constant, what a reader looks for first; the rest is counted, and stands in laws.json.
+SHOWN = (
+    "parameterization", "optimizer", "schedule", "data", "context", "params", "tokens", "tpp", "width", "depth",
+    "batch_size", "batch_tokens", "lr", "tau", "weight_decay",
+)  # fmt: skip
 
 
 def as_json(laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = ()) -> dict:
@@ -46,7 +51,7 @@ def optima_table(optima: Sequence[Mapping], target: str) -> str:
         mark = "held out" if o.get("heldout") else ""
         rows.append([*given, value, ends if interior else "", o.get("verdict", ""), loss, _cell(o.get("n")), mark])
     constant = {**_constant([o.get("given") or {} for o in optima]), **_constant([o.get("held") or {} for o in optima])}
-    lines = [_wrap("optima at " + ", ".join(f"{k} {_cell(v)}" for k, v in constant.items()))] if constant else []
+    lines = [_wrap("optima at " + _in_brief(constant))] if constant else []
     lines += [line[:WIDTH] for line in _aligned(rows)]
     if len(optima) > MOST_ROWS:
         lines.append(f"... and {len(optima) - MOST_ROWS} more in laws.json")
@@ -77,11 +82,19 @@ def law_lines(law: Mapping) -> str:
         quality.append(f"held out ({held.get('n')} largest): {off(held['mean_abs_log_error'])} off")
     if held.get("mean_excess_loss") is not None:
         quality.append(f"costing {held['mean_excess_loss']:.2g} nats")
-    given = ", ".join(f"{k} {_cell(v)}" for k, v in (law.get("given") or {}).items() if v is not None)
+    given = _in_brief(law.get("given") or {})
     lines = [f"{name} = {body}{unit}", "  " + ";  ".join(values), "  " + ", ".join(quality)]
     lines += [f"  for {given}"] if given else []
     lines += [f"  {kept} stands for {', '.join(names)} too" for kept, names in (law.get("behind") or {}).items()]
     return "\n".join(_wrap(line, "    ") for line in lines)
+
+
+def _in_brief(constant: Mapping) -> str:
+    """`parameterization mup, tau 0.5 and 14 more settings`; few settings are all said."""
+    said = {k: v for k, v in constant.items() if v is not None and v != ""}
+    shown = {k: said[k] for k in SHOWN if k in said} if len(said) > len(SHOWN) else said
+    rest = f" and {len(said) - len(shown)} more settings (in laws.json)" if len(said) > len(shown) else ""
+    return ", ".join(f"{k} {_cell(v)}" for k, v in shown.items()) + rest
 
 
 def _telling(rows: Sequence[Mapping]) -> list[str]:

@@ -174,7 +174,7 @@ def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
             raise UserError(f"{text!r}: keys are not deleted; set {key.lstrip('~')}=null to leave it to its default rule.")
         if override.key_or_group.startswith(("sweep.axes.", "sweep.zip.")):
             axis = override.key_or_group.split(".", 2)[2]
-            raise UserError(f"{text!r}: an axis is a comma list, {axis}=V1,V2,V3 or {axis}=log2(a,b,n), or lies in a sweep file.")
+            raise UserError(f"{text!r}: an axis is a comma list, {axis}=V1,V2,V3 or {axis}=log2(a,b,n), or in a sweep file.")
         if override.key_or_group.split(".")[0] == "hydra":
             raise UserError(f"{text!r}: Hydra's own settings are not taken here; use `--config-dir DIR` for more configs.")
         if override.is_sweep_override():

@@ -126,5 +126,5 @@ def test_choices_are_listed(folder):
 
 
 def test_coordinate_check(folder):
-    done = hyperlaw(folder, "check", "coordinates", "parameterization=mup", "model.width=64,128,256", "out=check")  # fmt: skip
+    done = hyperlaw(folder, "check", "coordinates", "parameterization=mup", "model.width=64,128,256", "out=check")
     assert "passed" in done.stdout and (folder / "check" / "coordinates_mup.png").stat().st_size > 10_000

@@ -25,7 +25,8 @@ def cache(tmp_path_factory):
 
 def files(run_dir):
     result = json.loads((run_dir / "result.json").read_text())
-    return pd.read_parquet(run_dir / "curve.parquet"), {k: v for k, v in result.items() if "seconds" not in k and k != "runtime"}
+    timeless = {k: v for k, v in result.items() if "seconds" not in k and k != "runtime"}
+    return pd.read_parquet(run_dir / "curve.parquet"), timeless
 
 
 class StopAfter:
