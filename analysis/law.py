@@ -38,6 +38,7 @@ from analysis.optimum import Optimum
 CONSTANT = 0.02  # a predictor that moves by less does not vary
 COLLINEAR = 100.0  # variance inflation above which a predictor is another under a second name
 SAME_SCALE = 0.02
+ROUNDING = 1e-8  # of a log optimum
 
 
 @dataclass
@@ -112,15 +113,14 @@ def fit_power_law(
     if dof < 1:
         return PowerLaw(tuple(predictors), beta, None, None, 0.0, rss, r2)
     maker = np.eye(n) - x @ solver
-    noise = np.zeros((n, n)) if own is None else own
-    variance = noise + max(0.0, (rss - (maker * noise).sum()) / dof) * np.eye(n)
-    if not (maker * variance).sum() > 0:
-        variance = np.eye(n)
+    noise = ROUNDING**2 * np.eye(n) + (0.0 if own is None else own)
+    scatter = max(0.0, (rss - (maker * noise).sum()) / dof)
+    variance = noise + scatter * np.eye(n)
     spread = maker @ variance
     trace = float(np.trace(spread))
     effective = min(trace**2 / float((spread * spread.T).sum()), dof)
     inflation = rss / trace
-    if own is not None and own_dof > 0 and inflation < 1:  # no scatter shows: both estimates are of the runs' noise
+    if own is not None and own_dof > 0 and scatter == 0:  # both estimate the runs' noise
         inflation = (inflation * effective + own_dof) / (effective + own_dof)
         effective += own_dof
     covariance = solver @ variance @ solver.T * inflation

@@ -119,8 +119,8 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
     row |= dict.fromkeys(("loss", "train_loss"), np.nan)
     if row["status"] in ("done", "diverged"):
         result, fault = _load(folder, "result.json")
-        if not isinstance(result, dict):
-            faults.append(f"run {name}: result.json {fault or 'holds no object'}")
+        if not isinstance(result, dict) or (row["status"] == "done" and not _is_number(result.get("loss"))):
+            faults.append(f"run {name}: result.json {fault or 'holds no loss'}")
             row["status"] = row["status"] if row["status"] == "diverged" else "failed"
         else:
             row |= {key: result[key] for key in RESULT if _is_number(result.get(key))}

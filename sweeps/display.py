@@ -92,7 +92,7 @@ class Display:
     def close(self, progress: Progress) -> None:
         """The last state stays on the screen as one line."""
         self._clear()
-        if not self.quiet:
+        if not self.quiet and progress.total:
             self._write(summary_line(progress) + "\n")
 
     def _clear(self) -> None:

@@ -54,6 +54,8 @@ def main() -> None:
     threading.Thread(target=_read, args=(jobs, stop), daemon=True).start()
     import torch
 
+    import harness.train  # noqa: F401  seconds of imports, before the first job waits for them
+
     torch.set_num_threads(settings["threads"])
 
     def tell(**message) -> None:

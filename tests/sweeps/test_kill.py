@@ -9,6 +9,7 @@ import time
 import pandas as pd
 
 from analysis.table import read_runs
+from harness.rundir import read_status
 from sweeps.lease import newest_attempt
 
 KILLS, SEED = 20, 8
@@ -17,13 +18,16 @@ TIMES = ("device_seconds", "compile_seconds", "runtime")
 
 
 def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
-    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", "validation.fractions=[0.3,0.7]", tokens=24_576)
+    # Checkpoints are written where the loop looks up: at validations too.
+    fractions = ",".join(f"{i / 16}" for i in range(1, 16))
+    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", f"validation.fractions=[{fractions}]", tokens=24_576)
     undisturbed = launch(points, config, "undisturbed")
     assert undisturbed.exit_status == 0 and undisturbed.done >= 4
-    kinds = kill_and_finish(points, background)
+    kinds, resumed = kill_and_finish(points, background)
     assert sum(kinds.values()) == KILLS and min(kinds.values()) >= 2, kinds
+    assert resumed >= 8  # kills after which a point goes on from a checkpoint
     calm, killed = tmp_path / "undisturbed/runs", tmp_path / "killed/runs"
-    assert len(list(killed.glob("*/attempts/*.json"))) >= len(points) + 8  # kills that met a point in training
+    assert len(list(killed.glob("*/attempts/*.json"))) >= len(points) + 10  # kills that met a point in training
     for point in points:
         a, b = calm / point.id, killed / point.id
         assert (a / "curve.parquet").read_bytes() == (b / "curve.parquet").read_bytes()
@@ -38,17 +42,20 @@ def kill_and_finish(points, background):
     """Launch, kill a worker, the launcher, or all of them, 20 times, at random moments; then let it finish."""
 
     def holders(launcher):
-        attempts = [newest_attempt(background.folder / "killed/runs" / p.id) for p in points]
-        return {a.pid for a in attempts if a and a.live(60)} & set(background.children(launcher))
+        """Workers whose training has begun."""
+        runs = [background.folder / "killed/runs" / p.id for p in points]
+        attempts = [(newest_attempt(run), read_status(run).get("attempt")) for run in runs]
+        training = {a.pid for a, begun in attempts if a and a.live(60) and a.number == begun}
+        return training & set(background.children(launcher))
 
     rng = random.Random(SEED)
-    kinds = {"worker": 0, "launcher": 0, "all": 0}
+    kinds, resumed = {"worker": 0, "launcher": 0, "all": 0}, 0
     # Of 20 kills a few: each of the others starts everything anew.
     plan = rng.sample(["worker"] * 14 + ["launcher"] * 3 + ["all"] * 3, KILLS)
     launcher = None
     for kind in plan:
         if launcher is None or launcher.poll() is not None:
-            launcher = background(points, "killed", checkpoint_seconds=0.2, max_attempts=1000)
+            launcher = background(points, "killed", checkpoint_seconds=0.02, max_attempts=1000)
         background.wait_for(lambda launcher=launcher: holders(launcher.pid) or launcher.poll() is not None)
         time.sleep(rng.uniform(0.0, 1.0))
         workers = background.children(launcher.pid)
@@ -58,13 +65,14 @@ def kill_and_finish(points, background):
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         kinds[kind] += 1
+        resumed += bool(list((background.folder / "killed/runs").glob("*/checkpoints/step-*")))
         if launcher.pid in victims:
             launcher.wait()
     if launcher.poll() is not None:
         launcher = background(points, "killed", max_attempts=1000)
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
-    return kinds
+    return kinds, resumed
 
 
 def result(run_dir):
