@@ -104,9 +104,7 @@ def _number(column: pd.Series, name: str) -> pd.Series:
     bad = column[numbers.isna() & column.notna()]
     bad = bad[~bad.map(lambda cell: str(cell).strip().lower() in ("", "nan", "none", "null"))]
     if len(bad):
-        raise UserError(
-            f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}."
-        )
+        raise UserError(f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}.")
     return numbers
 
 
@@ -119,11 +117,12 @@ def _status(df: pd.DataFrame) -> None:
     if "status" not in df:
         df["status"] = guess
     given = df["status"].astype(object)
-    words = given.where(given.notna(), guess).map(lambda word: STATUS_WORDS.get(str(word).lower(), str(word).lower()))
-    unknown = sorted(set(words) - set(STATUSES))
+    given = given.where(given.notna(), guess)
+    words = {word: STATUS_WORDS.get(str(word).lower(), str(word).lower()) for word in given.unique()}
+    unknown = sorted(set(words.values()) - set(STATUSES))
     if unknown:
         raise UserError(f"status holds {unknown[0]!r}; known are {', '.join(STATUSES)}.")
-    df["status"] = words
+    df["status"] = given.map(words)
 
 
 def _sizes(df: pd.DataFrame) -> None:
@@ -151,17 +150,13 @@ def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> None:
     """LR and weight decay of the hidden matrices, only where the table or the user says how they follow."""
     if lr_adjusted is not None:
         if lr_adjusted not in df:
-            raise UserError(
-                f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}"
-            )
+            raise UserError(f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}")
         _fill(df, "lr_adjusted", _number(df[lr_adjusted], lr_adjusted))
     rule = df["parameterization"] if "parameterization" in df else pd.Series(None, index=df.index, dtype=object)
     plain = rule.isin(PLAIN)
     if "lr" in df and plain.any():
         _fill(df, "lr_adjusted", df["lr"].where(plain))
-    if (
-        "weight_decay" in df and "lr_adjusted" in df
-    ):  # CompleteP multiplies weight decay by the width ratio: not known here
+    if "weight_decay" in df and "lr_adjusted" in df:  # CompleteP multiplies weight decay by the width ratio: not known here
         _fill(df, "weight_decay_adjusted", df["weight_decay"].where(df["lr_adjusted"].notna() & (rule != "completep")))
 
 

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from analysis.optimum import Optimum
 
@@ -135,19 +135,11 @@ def own_covariance(optima: Sequence[Optimum], target: int) -> tuple[np.ndarray |
     """
     if any(o.influence is None for o in optima) or not optima:
         return None, 0.0
-    numbers: dict[object, int] = {}
-    parts = []
-    for o in optima:
-        blocks = [numbers.setdefault(block, len(numbers)) for block in o.slice.block[o.used]]
-        parts.append((blocks, o.influence[target]))
-    own = np.zeros((len(optima), len(optima)))
-    owners: dict[int, list[tuple[int, float]]] = {}
-    for i, (blocks, influence) in enumerate(parts):
-        for block, amount in zip(blocks, np.asarray(influence), strict=True):
-            owners.setdefault(block, []).append((i, float(amount)))
-    for shares in owners.values():
-        rows, amounts = np.array([i for i, _ in shares]), np.array([amount for _, amount in shares])
-        np.add.at(own, (rows[:, None], rows[None, :]), np.outer(amounts, amounts))
+    blocks = np.concatenate([o.slice.block[o.used] for o in optima])
+    owners = np.repeat(np.arange(len(optima)), [int(o.used.sum()) for o in optima])
+    amounts = np.concatenate([o.influence[target] for o in optima])
+    shares = sparse.csr_array((amounts, (owners, blocks)))  # (optima, blocks): equal entries add up
+    own = (shares @ shares.T).toarray()
     return own, float(sum(o.dof for o in optima) / len(optima))
 
 

@@ -139,9 +139,7 @@ def partition(
         ignored += sum(len(s.rows) for s in found) - sum(len(s.rows) for s in kept)
         slices += kept
     if ignored:
-        notes.append(
-            f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice."
-        )
+        notes.append(f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice.")
     _name_unaccounted(df, slices, names, targets, notes)
     return Partition(slices, notes)
 
@@ -240,11 +238,7 @@ def _choose_held(df, scale, analysis, targets, hold, profile) -> tuple[list[str]
             if not options:
                 notes.append("weight decay is not in the table: taken as held.")
                 continue
-            name = (
-                hold
-                if hold in DECAY
-                else _fuller(df, scale, held, options, targets, analysis == "batch" and not profile)
-            )
+            name = hold if hold in DECAY else _fuller(df, scale, held, options, targets, analysis == "batch" and not profile)
         if name is None or name not in known:
             notes.append(f"{name or 'the batch'} is not in the table: taken as held.")
         elif name not in profile and not (name == "batch_tokens" and "batch_size" in profile):
@@ -281,7 +275,7 @@ def _arrays(df: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
         "loss": df["loss"].to_numpy(float),
         "diverged": df["_diverged"].to_numpy(bool),
         "seed": pd.factorize(df["seed"])[0] if "seed" in df else np.full(len(df), -1),
-        "block": block.to_numpy(object),
+        "block": pd.factorize(block)[0],
         "rows": df["_row"].to_numpy(),
     }
 
