@@ -18,10 +18,6 @@ from models.llama import Llama, group_of, init_weights, multipliers, token_loss
 from models.parameterization import Parameterization, rules, scales
 from models.shape import LlamaShape
 
-# One code object serves every shape; PyTorch's limit of recompilations is meant for one model, not for a sweep.
-torch._dynamo.config.recompile_limit = 4096
-torch._dynamo.config.accumulated_recompile_limit = 65536
-
 
 @lru_cache(maxsize=8)
 def skeleton(shape: LlamaShape, device: str) -> Llama:
@@ -120,4 +116,8 @@ def _whole_step(model, scale, device, precision, weights, m, v, group, row, fixe
 
 @lru_cache
 def _compiled(function):
+    # One code object serves every shape; PyTorch's limit of recompilations is meant for one model, not for a sweep.
+    # Set here: importing the compiler takes seconds, which eager runs need not wait for.
+    torch._dynamo.config.recompile_limit = 4096
+    torch._dynamo.config.accumulated_recompile_limit = 65536
     return torch.compile(function, fullgraph=True, dynamic=False)
