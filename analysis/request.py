@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from analysis.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
-AS_THEY_STAND = ("where", "table", "runs", "out", "laws")
+PATHS = ("table", "runs", "out", "laws")
+AS_THEY_STAND = ("where", *PATHS)
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
@@ -32,8 +33,12 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         key = key.removeprefix("columns.")
         if key in target:
             raise UserError(f"{word!r}: {key} is given twice.")
+        if not value and key in PATHS:
+            raise UserError(f"{key}= is empty: give a path.")
         raw = target is columns or key in AS_THEY_STAND
         target[key] = _unquoted(value) if raw and key != "where" else value if raw else _value(word, key, value)
+    if not isinstance(found.get("columns") or {}, dict):
+        raise UserError(f"columns={found['columns']}: give columns.CANONICAL=THEIRS, such as columns.params=N.")
     if columns:
         found["columns"] = {**(found.get("columns") or {}), **columns}
     return found
@@ -48,7 +53,7 @@ def options(name: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The analysis' defaults (configs/analysis/NAME.yaml) with `given` on top. Raises UserError for an unknown name."""
     if name is None or str(name) not in choices():
         listed = f"Choices: {', '.join(choices())}."
-        raise UserError(f"analysis={name}: no such analysis.{nearest(str(name), choices())} {listed}" if name is not None
+        raise UserError(f"analysis={name}: no such analysis{nearest(str(name), choices())}" if name is not None
                         else f"fit needs analysis=NAME. {listed}")  # fmt: skip
     return {**(OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"), resolve=True) or {}), **given}
 
@@ -59,11 +64,17 @@ def _value(word: str, key: str, value: str) -> Any:
         if override.is_sweep_override():
             raise UserError(f"{word!r}: a list is written in brackets, {key}=[{value}].")
         parsed = override.value()
-    except HydraException as e:
-        raise UserError(f"{word!r} is no valid KEY=VALUE: {str(e).strip().splitlines()[0]}") from None
+    except UserError:
+        raise
+    except (HydraException, ValueError, RecursionError):  # the latter two: too long a number, too deep a nesting
+        shown = repr(word if len(word) <= 100 else f"{word[:100]}...")
+        raise UserError(
+            f"{shown} is no valid KEY=VALUE; text with spaces, quotes or other special characters is quoted twice, "
+            f"'{key}=\"...\"'."
+        ) from None
     try:
         return OmegaConf.to_container(OmegaConf.create({"v": parsed}))["v"]
-    except OmegaConfBaseException as e:
+    except (OmegaConfBaseException, OverflowError) as e:
         raise UserError(f"{word!r}: {str(e).splitlines()[0]}") from None
 
 

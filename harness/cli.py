@@ -107,7 +107,8 @@ def sweep(words: list[str], flags: dict) -> int:
     """The points of a sweep that are not there yet."""
     from harness.compose import compose
 
-    request = compose(_named("sweep", words), "sweep", flags.get("--config-dir"))
+    config_dir = flags.get("--config-dir")
+    request = compose(_named("sweep", words, config_dir), "sweep", config_dir)
     planned, summary = _launch(request, flags, None)
     if summary is None:
         return 0
@@ -159,7 +160,8 @@ def status(words: list[str], flags: dict) -> int:
     from sweeps.status import render_status
     from sweeps.status import status as read
 
-    request = compose(_named("sweep", words), "status", flags.get("--config-dir"))
+    config_dir = flags.get("--config-dir")
+    request = compose(_named("sweep", words, config_dir), "status", config_dir)
     planned = prepare_plan(request, dry_run=True, probe=False)
     report = read(planned.plan.points, planned.plan.runs_dir, planned.plan.rates, planned.plan.workers,
                   request.config.launcher.lease_seconds)  # fmt: skip
@@ -167,13 +169,16 @@ def status(words: list[str], flags: dict) -> int:
     return 0
 
 
-def _named(group: str, words: list[str]) -> list[str]:
+def _named(group: str, words: list[str], config_dir: str | None) -> list[str]:
     """`words`, once they name a choice of the group that the command needs."""
+    from pathlib import Path
+
     from harness.compose import choices
     from models.errors import UserError
 
     if not any(word.startswith(f"{group}=") for word in words):
-        raise UserError(f"which {group}? Give {group}=NAME; there are {', '.join(choices(group))}.")
+        names = choices(group, Path(config_dir) if config_dir else None)
+        raise UserError(f"which {group}? Give {group}=NAME; there are {', '.join(names)}.")
     return words
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import itertools
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +21,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +34,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("model", "parameterization", "optimizer", "schedule", "data", "sweep", "launcher", "tracking")
 # "key=log2(-10, -5, 6)" is ours, not Hydra's grammar: taken out before Hydra parses the rest.
 RANGE = re.compile(r"^\s*(log2|log10|geom|linear)\s*\(.*\)\s*$")
+KEY = re.compile(r"[A-Za-z_][\w.@/]*", re.ASCII)
+PATHS = ("out", "runs", "cache", "data.path", "data.tokenizer")  # taken as they stand where Hydra's grammar ends
+MAX_VALUES = 10_000
 
 
 @dataclass
@@ -116,6 +120,8 @@ def compose(overrides: list[str], command: str = "train", config_dir: str | Path
     Raises UserError for unknown groups, keys and choices (with the nearest valid name), ill-typed values, and relations
     of which both sides are given in one layer.
     """
+    if config_dir and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir}: no such folder; sweeps of your own lie in DIR/sweep/NAME.yaml.")
     fixed, axes = split_axes(overrides)
     if axes and command not in ("sweep", "status", "check"):
         key = next(iter(axes))
@@ -161,28 +167,59 @@ def known_keys() -> tuple[str, ...]:
 def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
     """(overrides with one value, {key: list or range}). Raises UserError where the grammar is broken."""
     fixed, axes = [], {}
-    for text in overrides:
+    for text in (o.lstrip("+") for o in overrides):  # every key is in the schema, so `+` adds nothing
         key, equals, value = text.partition("=")
         if equals and RANGE.match(value):
-            axes[key.lstrip("+")] = value.strip()
+            axes[key] = value.strip()
             continue
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as e:
-            raise UserError(f"{text!r} is no valid KEY=VALUE: {_first_line(e)}") from None
+        text, override = _parsed(text)
         if override.is_delete():
             raise UserError(f"{text!r}: keys are not deleted; set {key.lstrip('~')}=null to leave it to its default rule.")
-        if override.key_or_group.startswith(("sweep.axes.", "sweep.zip.")):
-            axis = override.key_or_group.split(".", 2)[2]
+        if override.key_or_group == "sweep.axes" or override.key_or_group.startswith(("sweep.axes.", "sweep.zip.")):
+            axis = "".join(override.key_or_group.split(".", 2)[2:]) or "KEY"
             raise UserError(f"{text!r}: an axis is a comma list, {axis}=V1,V2,V3 or {axis}=log2(a,b,n), or in a sweep file.")
         if override.key_or_group.split(".")[0] == "hydra":
             raise UserError(f"{text!r}: Hydra's own settings are not taken here; use `--config-dir DIR` for more configs.")
         if override.is_sweep_override():
-            values = [v.text if isinstance(v, QuotedString) else v for v in override.sweep_iterator()]
-            axes[override.key_or_group] = [_number(v) for v in values]
+            axes[override.key_or_group] = _listed(text, override)
         else:
             fixed.append(text)
     return fixed, axes
+
+
+def _parsed(text: str) -> tuple[str, Override]:
+    """(the override as Hydra takes it, parsed); a path that Hydra cannot read unquoted (`data.path=/a(b`) is quoted."""
+    key, equals, value = text.partition("=")
+    if not equals and not text.startswith("~"):
+        raise UserError(f"{_shown(text)} is no KEY=VALUE, such as model.width=128.")
+    if not KEY.fullmatch(key.lstrip("~")):
+        raise UserError(f"{_shown(text)} is no valid KEY=VALUE: {key!r} is no key, such as model.width.")
+    tried = [text]
+    if key in PATHS and value:
+        tried.append(f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'")
+    for attempt in tried:
+        # Too deep a nesting and too long a number escape Hydra's own errors.
+        with contextlib.suppress(HydraException, ValueError, RecursionError):
+            return attempt, OverridesParser.create().parse_override(attempt)
+    raise UserError(
+        f"{_shown(text)} is no valid KEY=VALUE. A list is V1,V2,V3 or [V1,V2,V3] without an empty place; text with spaces, "
+        f"quotes or other special characters is quoted twice, '{key}=\"...\"'."
+    )
+
+
+def _listed(text: str, override: Override) -> list:
+    """The values of a comma list, `choice(...)` or `range(...)`."""
+    try:
+        found = list(itertools.islice(override.sweep_iterator(), MAX_VALUES + 1))
+    except HydraException:
+        raise UserError(f"{_shown(text)}: an axis is a comma list, V1,V2,V3, or log2(a,b,n) and its like.") from None
+    if not 1 <= len(found) <= MAX_VALUES:
+        raise UserError(f"{_shown(text)}: an axis has from 1 to {MAX_VALUES} values.")
+    return [_number(v.text if isinstance(v, QuotedString) else v) for v in found]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")
 
 
 def _number(text: Any) -> Any:
@@ -200,7 +237,7 @@ def _compose_tree(fixed: list[str], config_dir: Path | None) -> DictConfig:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("config", overrides=search + fixed)
-    except (HydraException, OmegaConfBaseException) as e:
+    except (HydraException, OmegaConfBaseException, OverflowError) as e:
         raise UserError(_cause(e)) from None
 
 
@@ -223,10 +260,10 @@ def _unknown(key: str) -> str:
 
 def _sweep_file_keys(fixed: list[str], config_dir: Path | None) -> set[str]:
     """Dotted keys that the sweep file itself sets."""
-    name = next((o.partition("=")[2] for o in fixed if o.partition("=")[0] == "sweep"), None)
-    if name is None:
+    names = [o.partition("=")[2] for o in fixed if o.partition("=")[0] == "sweep"]
+    if not names:
         return set()
-    tree = OmegaConf.to_container(OmegaConf.load(_group_file("sweep", name, config_dir)), resolve=False) or {}
+    tree = OmegaConf.to_container(OmegaConf.load(_group_file("sweep", names[-1], config_dir)), resolve=False) or {}
 
     def walk(node: dict, prefix: str) -> set[str]:
         keys = set()
@@ -286,10 +323,22 @@ def _shallow(config: Config) -> Config:
 
 def _cause(e: Exception) -> str:
     """Hydra's line and, where it has one, OmegaConf's line behind it, which names the key and the value."""
-    cause = e.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        return f"{getattr(cause, 'full_key', None) or 'config'}: {_first_line(cause)}"
-    return _first_line(e)
+    cause = e.__cause__ if isinstance(e.__cause__, OmegaConfBaseException) else e
+    return _first_line(cause) if isinstance(cause, HydraException) else _ill_typed(cause, "config")
+
+
+def _ill_typed(e: Exception, key: str) -> str:
+    """`model.width=abc must be a whole number.`"""
+    full = re.search(r"full_key: (\S+)", str(e))
+    full = getattr(e, "full_key", None) or (full[1] if full else key)
+    if isinstance(e, OverflowError):
+        return f"{full}: the number is too large."
+    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)$", _first_line(e)):
+        kind = "whole number, in digits (1000, not 1e3)" if found[2] == "Integer" else "number"
+        return f"{full}={found[1]} must be a {kind}."
+    if found := re.match(r"Value '(.*)' is not a valid bool", _first_line(e)):
+        return f"{full}={found[1]} must be true or false."
+    return f"{full}: {_first_line(e)}"
 
 
 def _first_line(e: Exception) -> str:
@@ -302,6 +351,5 @@ def _plain_errors(key: str):
     """OmegaConf's errors as one line that names the key."""
     try:
         yield
-    except OmegaConfBaseException as e:
-        full = getattr(e, "full_key", None) or key
-        raise UserError(f"{full}: {_first_line(e)}") from None
+    except (OmegaConfBaseException, OverflowError) as e:
+        raise UserError(_ill_typed(e, key)) from None

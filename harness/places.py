@@ -13,17 +13,29 @@ from harness.resolve import DataFacts
 
 def cache_dir(config: Config) -> Path:
     """Tokenized data, compiled code and measured rates, for this user: `cache=`, HYPERLAW_CACHE or ~/.cache/hyperlaw."""
-    return Path(config.cache or os.environ.get("HYPERLAW_CACHE") or "~/.cache/hyperlaw").expanduser().absolute()
+    return _folder("cache", config.cache or os.environ.get("HYPERLAW_CACHE") or "~/.cache/hyperlaw")
 
 
 def out_dir(config: Config, name: str) -> Path:
     """`out=`, else out/NAME."""
-    return Path(config.out or f"out/{name}").expanduser().absolute()
+    return _folder("out", config.out or f"out/{name}")
 
 
 def runs_dir(config: Config, name: str) -> Path:
     """`runs=`, else runs/ in the output folder."""
-    return Path(config.runs).expanduser().absolute() if config.runs else out_dir(config, name) / "runs"
+    return _folder("runs", config.runs) if config.runs else out_dir(config, name) / "runs"
+
+
+def _folder(key: str, path: str) -> Path:
+    """`path`, which need not be there yet. Raises UserError where it cannot be a folder."""
+    try:
+        found = Path(os.path.expanduser(path)).absolute()
+        there = next(p for p in (found, *found.parents) if p.exists())
+    except (OSError, ValueError) as e:  # a name too long, a byte that no name has
+        raise UserError(f"{key}={path} cannot be a folder: {getattr(e, 'strerror', None) or e}.") from None
+    if not there.is_dir():
+        raise UserError(f"{key}={path} cannot be a folder: {there} is a file.")
+    return found
 
 
 class DataBook:

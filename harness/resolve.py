@@ -50,10 +50,24 @@ def resolve(config: Config, data: DataFacts) -> Point:
     Raises UserError where a side of a relation is missing or both are there, a value is impossible, or the corpus has
     fewer tokens than asked for.
     """
+    try:
+        return _resolve(config, data)
+    except (OverflowError, ZeroDivisionError):
+        raise UserError(
+            "A value of this request is too large or too small to compute with; look at model.*, parameterization.*, "
+            "tpp or tokens, the batch, optimizer.lr and tau."
+        ) from None
+
+
+def _resolve(config: Config, data: DataFacts) -> Point:
+    _choice("model", config.model.name, ("llama",))
     _choice("schedule", config.schedule.name, SCHEDULES)
     _choice("optimizer", config.optimizer.name, OPTIMIZERS)
     _choice("optimizer.weight_decay_mode", config.optimizer.weight_decay_mode, MODES)
     _choice("precision", config.precision, PRECISIONS)
+    for key, seed in (("seed", config.seed), ("data.seed", config.data.seed)):
+        if seed is not None and abs(seed) >= 2**63:
+            raise UserError(f"{key} must lie between -2^63 and 2^63.")
     shape = resolve_shape(config, data.vocab)
     parameterization = resolve_parameterization(config)
     batch_size = _batch_size(config, shape.context)
@@ -125,7 +139,7 @@ def _steps(config: Config, params: int, batch_tokens: int) -> int:
     steps = round(tokens / batch_tokens)
     if steps < 1:
         raise UserError(
-            f"{tokens:.4g} tokens are less than one batch of {batch_tokens} tokens.\n"
+            f"{tokens:.4g} tokens are less than one batch of {batch_tokens:.12g} tokens.\n"
             f"Raise {given} or lower batch_size."
         )
     return steps
@@ -167,7 +181,7 @@ def _optimizer(config: Config, shape: LlamaShape, p: Parameterization, steps: in
     return OptimizerSpec(
         name=o.name,
         lr=lr,
-        weight_decay=float(weight_decay),
+        weight_decay=_positive("optimizer.weight_decay", float(weight_decay), zero=True),
         weight_decay_mode=o.weight_decay_mode,
         beta1=o.beta1,
         beta2=o.beta2,

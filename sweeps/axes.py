@@ -42,6 +42,8 @@ def build_grids(request) -> list[list[Axis]]:
     for grid in grids:
         if not isinstance(grid, Mapping) or set(grid) - {"axes", "zip"}:
             raise UserError(f"sweep.grids: each entry has axes: and zip: and nothing else, but one is {grid}.")
+        if not isinstance(grid.get("axes") or {}, Mapping) or not isinstance(grid.get("zip") or [], (list, tuple)):
+            raise UserError(f"sweep.grids: axes is KEY: VALUES, zip a list of such groups, but one entry is {grid}.")
     return [build_axes(request, grid) for grid in grids]
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.compose import Request
+from harness.config import Config
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
-from sweeps.extend import extended_members, extension
+from sweeps.extend import extended_members, extension, target_keys
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan
 
 DEVICES = ("auto", "cpu", "cuda")
+TRACKERS = ("none", "wandb")
+MODES = ("offline", "online", "disabled")
 
 
 @dataclass
@@ -53,6 +57,7 @@ def prepare_plan(
         raise UserError(f"device={config.device} is not one of {', '.join(DEVICES)}.")
     if config.launcher.name != "local":
         raise UserError(f"launcher={config.launcher.name} is not known; there is local.")
+    _check_settings(config)
     name = name or config.sweep.name or "sweep"
     cache, out = cache_dir(config), out_dir(config, name)
     # Everything but the data is checked on provisional facts first, so that a wrong request prepares nothing.
@@ -67,6 +72,23 @@ def prepare_plan(
     plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
                      config.micro_batch, name, probe=probe)  # fmt: skip
     return Planned(request, members, plan, book, out, name)
+
+
+def _check_settings(config: Config) -> None:
+    """What no Point holds, so that resolving does not see it."""
+    for key, value, low in (
+        ("micro_batch", config.micro_batch, 1),
+        ("curve_points", config.curve_points, 1),
+        ("checkpoint_seconds", config.checkpoint_seconds, 0),
+        ("launcher.lease_seconds", config.launcher.lease_seconds, 1),
+        ("sweep.extend_rounds", config.sweep.extend_rounds, 0),
+    ):
+        if value is not None and not low <= value < math.inf:
+            raise UserError(f"{key}={value:g} is impossible: it must be at least {low} and finite.")
+    for key, value, names in (("tracking", config.tracking.name, TRACKERS), ("tracking.mode", config.tracking.mode, MODES)):
+        if value not in names:
+            raise UserError(f"{key}={value} is not one of {', '.join(names)}.")
+    target_keys(config.sweep.extend_target)
 
 
 def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False) -> Summary:

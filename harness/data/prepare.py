@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def vocab_of(data: DataConfig) -> int | None:
     not given (a tokenizer.json that is not here). Raises UserError where `data` contradicts itself."""
     if data.name == "markov":
         return data.states
-    if data.tokenizer not in ("bytes", "bpe") and not Path(data.tokenizer).expanduser().is_file():
+    if data.tokenizer not in ("bytes", "bpe") and not os.path.isfile(os.path.expanduser(data.tokenizer)):
         return data.vocab
     return _tokenizer(data)[1]
 
@@ -129,6 +130,8 @@ def _prepare(data: DataConfig, folder: Path, report: Report) -> Corpus:
     source = open_source(data)
     if _folder(data, source, folder.parent.parent) != folder:
         raise UserError(f"data={data.name} changed while it was waited for; run the command again")
+    if source.vocab and data.tokens * 2 > (free := shutil.disk_usage(folder.parent).free):
+        raise UserError(f"data.tokens={data.tokens:g} take {data.tokens * 2:.3g} bytes, but {free:.3g} are free; lower it")
     progress = read_json(folder / PROGRESS)
     if progress is None:
         shutil.rmtree(folder, ignore_errors=True)

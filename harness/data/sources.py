@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from harness.config import DataConfig
 
 
+MAX_STATES = 1024  # the chain's entropy rate takes solving for its stationary distribution, cubic in the states
+
+
 @dataclass(frozen=True)
 class Source:
     """`read(part)` yields that part's documents as UTF-8, always in the same order. A source of ready tokens has
@@ -62,8 +65,12 @@ def check(data: DataConfig) -> None:
     if data.name in ("files", "hf") and not data.path:
         needs = "FILE, FOLDER or GLOB" if data.name == "files" else "NAME (on the hub) or FOLDER"
         raise UserError(f"data={data.name} needs data.path={needs}")
+    if data.name not in ("files", "hf") and data.path:
+        raise UserError(f"data={data.name} has no data.path; for text of your own say data=files data.path={data.path}")
     if data.name == "markov" and not (math.isfinite(data.tokens) and data.tokens >= 1):
         raise UserError(f"data.tokens={data.tokens:g} must be a positive count")
+    if data.name == "markov" and data.states > MAX_STATES:
+        raise UserError(f"data.states={data.states} is too many: {MAX_STATES} at most")
 
 
 def _sotu(data: DataConfig) -> Source:
