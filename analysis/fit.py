@@ -76,8 +76,9 @@ def fit(table: pd.DataFrame, analysis: str, options: Options | Mapping[str, Any]
     )
     notes = [f"damaged: {line}" for line in table.attrs.get("damaged", [])] + found.notes
     result = FitResult(analysis, [], [], notes)
-    for members in _groups(optima):
-        _fit_group(result, members, analysis, options)
+    groups = _groups(optima)
+    for members in groups:
+        _fit_group(result, members, _what_tells(members, groups), analysis, options)
     verdicts = pd.Series([o.verdict for o in optima if o.verdict != "interior"], dtype=object).value_counts()
     if len(verdicts):
         words = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
@@ -135,12 +136,11 @@ def _groups(optima: list[Optimum]) -> list[list[Optimum]]:
     return list(groups.values())
 
 
-def _fit_group(result: FitResult, optima: list[Optimum], analysis: str, options: Options) -> None:
+def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis: str, options: Options) -> None:
     """Appends laws, optima, notes and slices of one combination of settings."""
     inside = [o for o in optima if o.verdict == "interior"]
     held = _held_out(inside, options)
     predictions = {}
-    settings = ", ".join(f"{k}={v}" for k, v in optima[0].slice.settings.items() if isinstance(v, str))
     for i, column in enumerate(optima[0].slice.targets):
         name = "batch_size" if column == "batch_tokens" else column
         law, log_values, notes = _fit_law(inside, held, i, name, analysis, options)
@@ -218,6 +218,13 @@ def _score(values, y, held, predictors) -> tuple[dict, np.ndarray | None, str | 
     predicted = refit.log_at([at for at, out in zip(values, held, strict=True) if out])
     error = float(np.mean(np.abs(predicted - y[held])))
     return {**nothing, "n": int(held.sum()), "mean_abs_log_error": error}, predicted, None
+
+
+def _what_tells(members: list[Optimum], groups: list[list[Optimum]]) -> str:
+    """The settings by which this group differs from the others: `parameterization=mup`."""
+    mine = members[0].slice.settings
+    telling = [k for k in mine if len({str(g[0].slice.settings.get(k)) for g in groups}) > 1]
+    return ", ".join(f"{k}={mine[k]}" for k in telling)
 
 
 def _held_out(optima: list[Optimum], options: Options) -> np.ndarray:
