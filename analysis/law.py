@@ -23,8 +23,8 @@ s2 = max(0, (RSS - tr MW) / dof), and
 
     covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, dof = (tr MV)^2 / tr MVMV (Satterthwaite).
 
-Where the runs' noise explains the residuals (RSS < tr MW), both estimate it, and are averaged by degrees of freedom.
-(Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
+Where the runs' noise explains the residuals (F test, 30 %), s2 = 0, both estimate that noise, and are averaged by
+degrees of freedom. (Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ CONSTANT = 0.02  # a predictor that moves by less does not vary
 COLLINEAR = 100.0  # variance inflation above which a predictor is another under a second name
 SAME_SCALE = 0.02
 ROUNDING = 1e-8  # of a log optimum
+NO_SCATTER = 0.3  # significance above which the runs' noise explains the residuals
 
 
 @dataclass
@@ -115,6 +116,8 @@ def fit_power_law(
     maker = np.eye(n) - x @ solver
     noise = ROUNDING**2 * np.eye(n) + (0.0 if own is None else own)
     scatter = max(0.0, (rss - (maker * noise).sum()) / dof)
+    if own_dof > 0 and stats.f.sf(rss / (maker * noise).sum(), dof, own_dof) > NO_SCATTER:
+        scatter = 0.0
     variance = noise + scatter * np.eye(n)
     spread = maker @ variance
     trace = float(np.trace(spread))
