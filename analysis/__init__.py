@@ -1,0 +1,20 @@
+"""Laws from tables of runs, for a notebook: DataFrames and plain dicts in and out.
+
+    from analysis import fit, read_runs, recommend, save
+    fitted = fit(read_runs("out/demo/runs"), "lr")
+    save(fitted, "out/laws")
+    recipe = recommend("out/laws", {"width": 256, "depth": 4, "tokens": 1e8})
+"""
+
+from analysis.errors import UserError
+from analysis.fit import FitResult, fit
+from analysis.options import Options
+from analysis.recommend import as_table, recommend
+from analysis.report import as_text
+from analysis.table import read_runs, read_table, write_table
+
+# After the functions that share a submodule's name, so that `analysis.fit` is the function.
+from analysis.command import save  # isort: skip
+
+__all__ = ["FitResult", "Options", "UserError", "as_table", "as_text", "fit", "read_runs", "read_table", "recommend",
+           "save", "write_table"]  # fmt: skip

@@ -17,7 +17,7 @@ from analysis.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
 PATHS = ("table", "runs", "out", "laws")
-AS_THEY_STAND = ("where", *PATHS)
+AS_THEY_STAND = ("where", "heldout", *PATHS)
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
@@ -37,11 +37,20 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{key}= is empty: give a path.")
         raw = target is columns or key in AS_THEY_STAND
         target[key] = _unquoted(value) if raw and key != "where" else value if raw else _value(word, key, value)
+        if key == "heldout" and target is found:  # a share, or a condition as in where=
+            target[key] = _share(value)
     if not isinstance(found.get("columns") or {}, dict):
         raise UserError(f"columns={found['columns']}: give columns.CANONICAL=THEIRS, such as columns.params=N.")
     if columns:
         found["columns"] = {**(found.get("columns") or {}), **columns}
     return found
+
+
+def _share(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def choices() -> list[str]:
