@@ -18,7 +18,8 @@ OUT = Path(os.environ.get("HYPERLAW_DEMO_OUT", "out/demo")).absolute()
 TARGET = {"model.width": 64, "tpp": 20}
 PARAMETERIZATION = "mup"
 # Equal tokens for all widths: what the comparison of learning-rate transfer needs.
-EQUAL_TOKENS = 'tokens == 491520 and optimizer == "adamw"'
+EQUAL_TOKENS = "tokens == 491520"
+TOKENS_OF_LR_GRIDS = "tokens in [122880, 491520, 983040]"
 NEIGHBOURS = [(1, 1), (0.5, 1), (2, 1), (1, 1 / 3), (1, 3)]  # (factor on LR, factor on tau)
 PHASES: dict[str, float] = {}
 
@@ -73,7 +74,7 @@ def fit_laws(table):
 
     transfer = fit(table, "lr", {"where": EQUAL_TOKENS, "predictors": ["width"]})
     save(transfer, OUT / "laws" / "lr_against_width", OUT / "figures" / "lr_against_width")
-    fits = [fit(table, "lr", {"where": "seed == 0"}), fit(table, "tau")]
+    fits = [fit(table, "lr", {"where": TOKENS_OF_LR_GRIDS}), fit(table, "tau", {"where": f"not ({TOKENS_OF_LR_GRIDS})"})]
     for fitted in fits:
         save(fitted, OUT / "laws", OUT / "figures")
     return transfer, fits
