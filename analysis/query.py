@@ -66,6 +66,7 @@ def mask(frame: pd.DataFrame, where: str) -> np.ndarray:
 
 
 def _short(where: str) -> str:
+    where = " ".join(where.split())  # a message keeps its line
     return where if len(where) <= 100 else f"{where[:97]}..."
 
 

@@ -1,5 +1,6 @@
 """Tables of runs: from run directories, or from anyone's CSV or parquet."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -83,7 +84,7 @@ class Request:
         tree = OmegaConf.structured(Config)
         given = {k for k in self.command_given | self.file_given if k.startswith(f"{group}.")}
         with _plain_errors(group):
-            tree[group] = OmegaConf.merge(tree[group], OmegaConf.load(_group_file(group, name, self.config_dir)))
+            tree[group] = OmegaConf.merge(tree[group], _load(_group_file(group, name, self.config_dir)))
             for key in given:
                 OmegaConf.update(tree, key, OmegaConf.select(self._tree, key))
             _displace(tree, {k for k in given if OmegaConf.select(tree, k) is not None}, "the request")
@@ -130,9 +131,9 @@ def compose(overrides: list[str], command: str = "train", config_dir: str | Path
     given = {k.lstrip("+~") for k in (o.split("=", 1)[0] for o in fixed)}
     tree = _compose_tree(fixed, config_dir)
     file_given = _sweep_file_keys(fixed, config_dir)
-    _displace(tree, given, f"`hyperlaw {command}`")
-    _displace(tree, file_given, "the sweep file", above=given)
     with _plain_errors("config"):
+        _displace(tree, given, f"`hyperlaw {command}`")
+        _displace(tree, file_given, "the sweep file", above=given)
         config = OmegaConf.to_object(tree)
     return Request(config, axes, frozenset(given), frozenset(file_given), config_dir, tree)
 
@@ -237,8 +238,8 @@ def _compose_tree(fixed: list[str], config_dir: Path | None) -> DictConfig:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra_compose("config", overrides=search + fixed)
-    except (HydraException, OmegaConfBaseException, OverflowError) as e:
-        raise UserError(_cause(e)) from None
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+        raise UserError(_cause(e)) from None  # an odd file makes Hydra fail in many ways
 
 
 def _check_names(fixed: list[str], config_dir: Path | None) -> None:
@@ -250,6 +251,7 @@ def _check_names(fixed: list[str], config_dir: Path | None) -> None:
             names = choices(key, config_dir)
             if value not in names:
                 raise UserError(f"{key}={value}: no such {key}.{nearest(value, names)} Choices: {', '.join(names)}.")
+            _load(_group_file(key, value, config_dir))
         elif key not in known_keys():
             raise UserError(_unknown(key))
 
@@ -263,7 +265,7 @@ def _sweep_file_keys(fixed: list[str], config_dir: Path | None) -> set[str]:
     names = [o.partition("=")[2] for o in fixed if o.partition("=")[0] == "sweep"]
     if not names:
         return set()
-    tree = OmegaConf.to_container(OmegaConf.load(_group_file("sweep", names[-1], config_dir)), resolve=False) or {}
+    tree = OmegaConf.to_container(_load(_group_file("sweep", names[-1], config_dir)), resolve=False)
 
     def walk(node: dict, prefix: str) -> set[str]:
         keys = set()
@@ -277,6 +279,20 @@ def _sweep_file_keys(fixed: list[str], config_dir: Path | None) -> set[str]:
 def _group_file(group: str, name: str, config_dir: Path | None) -> Path:
     mine = (config_dir / group / f"{name}.yaml") if config_dir else None
     return mine if mine and mine.is_file() else CONFIGS / group / f"{name}.yaml"
+
+
+def _load(path: Path) -> DictConfig:
+    """The mapping in a YAML file. Raises UserError with the line where it is none."""
+    try:
+        tree = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise UserError(f"{path}{line}: no valid YAML: {e.problem or e.context}.") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as e:
+        raise UserError(f"{path} cannot be read: {_first_line(e)}.") from None
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path}: KEY: VALUE lines are expected.")
+    return tree
 
 
 def _displace(tree: DictConfig, given: set[str], where: str, above: set[str] = frozenset()) -> None:

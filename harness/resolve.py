@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.point import DataSpec, OptimizerSpec, Point, ScheduleSpec, ValidationSpec
 from models.count import count_params
 from models.parameterization import Parameterization, hidden
-from models.shape import LlamaShape
+from models.shape import LARGEST, LlamaShape
 
 # (one side, other side): two ways to say one thing. Giving both is an error; a default yields to a given side.
 RELATIONS = (
@@ -123,6 +123,8 @@ def resolve_parameterization(config: Config) -> Parameterization:
 def _batch_size(config: Config, context: int) -> int:
     given = _one_of("batch_size", config.batch_size, "batch_tokens", config.batch_tokens)
     if given == "batch_size":
+        if config.batch_size > LARGEST:
+            raise UserError(f"batch_size is too large: {LARGEST} sequences at most.")
         return int(_positive("batch_size", config.batch_size))
     tokens = _positive("batch_tokens", config.batch_tokens)
     if tokens % context:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from models.errors import UserError
 
 FFN_RATIO = 8 / 3  # SwiGLU has three matrices: 8/3 of the width gives the parameters of a plain 4x MLP (Shazeer 2020)
+LARGEST = 2**31  # of any dimension
 HEAD_DIM = 16  # gives narrow models several heads; large models take 64 or 128. Held while width grows.
 
 
@@ -37,6 +38,8 @@ class LlamaShape:
             value = getattr(self, field.name)
             if field.type is int and not (_is_int(value) and value >= 1):
                 raise UserError(f"model.{field.name}={value!r} must be a whole number of at least 1")
+            if field.type is int and value > LARGEST:
+                raise UserError(f"model.{field.name} is too large: {LARGEST} at most")
             if field.type is bool and not isinstance(value, bool):
                 raise UserError(f"model.{field.name}={value!r} must be true or false")
             if field.type is float and not (_is_finite(value) and (value > 0 or value == 0 and field.name == "z_loss")):
