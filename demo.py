@@ -15,7 +15,7 @@ from pathlib import Path
 
 OUT = Path(os.environ.get("HYPERLAW_DEMO_OUT", "out/demo")).absolute()
 # The target: wider than every model of the sweep, longer than every width it saw, at least 4x the FLOPs of its largest.
-TARGET = {"model.width": 64, "tpp": 20}
+TARGET = {"model.width": 64, "tpp": 18}
 PARAMETERIZATION = "mup"
 # Equal tokens for all widths: what the comparison of learning-rate transfer needs.
 EQUAL_TOKENS = "tokens == 491520"
@@ -54,7 +54,8 @@ def train(overrides: list[str], zip_axes: dict | None = None):
         request.config.sweep.zip = [zip_axes]
     planned = prepare_plan(request, probe=False)
     print(planned.plan.render(), flush=True)
-    return planned, run_plan(planned)
+    summary = run_plan(planned)
+    return prepare_plan(request, probe=False), summary  # again: the grid may have been extended
 
 
 def make_table(planned):
@@ -129,6 +130,9 @@ def judge(table, recipe: dict, runs: list[dict], target: dict) -> dict:
         # Two runs that differ by nothing but luck differ by sqrt(2) of one run's noise.
         verdict = "within noise" if excess <= math.sqrt(2) * noise else "lost"
     sizes = {k: target[k] for k in ("params", "width", "depth", "tokens", "tpp", "flops", "batch_size", "parameterization")}
+    times = target["flops"] / float(table.flops.max())
+    if times < 4:
+        raise SystemExit(f"the target has only {times:.1f}x the FLOPs of the sweep's largest point; make it 4x or more")
     judged = {
         "target": {**recipe["target"], **sizes},
         "recipe": recipe["recipe"],
@@ -138,7 +142,7 @@ def judge(table, recipe: dict, runs: list[dict], target: dict) -> dict:
         "seed_noise": noise,
         "excess_loss": excess,
         "verdict": verdict,
-        "flops_over_largest_of_sweep": target["flops"] / float(table.flops.max()),
+        "flops_over_largest_of_sweep": times,
     }
     write_json(OUT / "recipe.json", judged)
     plots.neighbours(OUT / "figures" / "recipe.png", runs, noise, excess)

@@ -143,6 +143,9 @@ def _limits(slices: Sequence[Mapping], shifts: Sequence[float], members: Sequenc
     ends = [(basins[i][0] - shifts[i], basins[i][0] - shifts[i] + basins[i][1]) for i in members]
     ends = [end for end in ends if math.isfinite(end[1])] or [(0.0, 1.0)]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    # A parabola that misses its points dips below them: the reader shall see that, and where its optimum lies.
+    curves = [_finite((slices[i].get("curve") or {}).get("loss") or []) - shifts[i] for i in members]
+    low = min([low, *(max(float(c.min()), low - (high - low)) for c in curves if len(c))])
     span = high - low or 0.01
     return low - 0.09 * span, high + 0.06 * span
 

@@ -95,7 +95,9 @@ def train(words: list[str], flags: dict) -> int:
     if flags.get("--json"):
         print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(run_dir), **result}))
     elif result.get("loss") is not None:
-        print(f"validation loss {result['loss']:.4f} nats per token after {result['tokens']:,} tokens")
+        floor = result.get("entropy_rate")
+        beside = f" (entropy rate of the source {floor:.4f})" if floor is not None else ""
+        print(f"validation loss {result['loss']:.4f} nats per token{beside} after {result['tokens']:,} tokens")
     else:
         print(f"{_status(run_dir)}")
     if not flags.get("--json"):
@@ -128,7 +130,7 @@ def _launch(request, flags: dict, name: str | None):
 
     as_json, dry_run = flags.get("--json"), bool(flags.get("--dry-run"))
     report = (lambda line: print(line, file=sys.stderr)) if as_json else print
-    planned = prepare_plan(request, dry_run, name, report)
+    planned = prepare_plan(request, dry_run, name, report, only_one=name == "train")
     if dry_run and as_json:
         print(json.dumps(planned.plan.to_dict()))
     elif dry_run or name is None:

@@ -170,6 +170,8 @@ def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
     fixed, axes = [], {}
     for text in (o.lstrip("+") for o in overrides):  # every key is in the schema, so `+` adds nothing
         key, equals, value = text.partition("=")
+        if key in axes:
+            raise UserError(f"{key} is given twice; put all its values into one list.")
         if equals and RANGE.match(value):
             axes[key] = value.strip()
             continue
@@ -185,6 +187,8 @@ def split_axes(overrides: list[str]) -> tuple[list[str], dict[str, list | str]]:
             axes[override.key_or_group] = _listed(text, override)
         else:
             fixed.append(text)
+    if both := [text for text in fixed if text.partition("=")[0] in axes]:
+        raise UserError(f"{both[0]} and a list of values for the same key; keep one.")
     return fixed, axes
 
 

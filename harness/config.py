@@ -164,6 +164,7 @@ class Config:
     device: str = "auto"  # auto | cpu | cuda
     checkpoint_seconds: float = 30.0
     curve_points: int = 200  # rows kept in curve.parquet, evenly over the run
+    keep_weights: bool = False  # leave weights.safetensors in each run directory
     out: str | None = None  # default out/NAME
     runs: str | None = None  # default OUT/runs
     cache: str | None = None  # tokenized data, compiled code, measured rates; default ~/.cache/hyperlaw

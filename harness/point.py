@@ -8,11 +8,18 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from models.count import ParamCount, count_params, flops_per_token
-from models.parameterization import Parameterization, hidden
+from models.parameterization import Parameterization, hidden, rules, scales
 from models.shape import LlamaShape
 
 # Part of every id: raise it when a change of the code changes what a Point with equal fields means.
 SCHEMA = 1
+
+
+def _rounded(value):
+    """Floats to 12 digits: one multiplier reached by two ways is one multiplier."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return float(f"{value:.12g}")
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,19 @@ class Point:
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits of the SHA-256 of the resolved content and the schema version."""
-        content = json.dumps({"schema": SCHEMA, **self.to_dict()}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """16 hex digits of the SHA-256 of what decides the result, and the schema version.
+
+        Names of data do not count beside the fingerprint, nor a base shape beside the table it leads to.
+        """
+        content = self.to_dict()
+        content["data"] = {"fingerprint": self.data.fingerprint, "seed": self.data.seed}
+        table = {group: asdict(rule) for group, rule in rules(self.shape, self.parameterization).items()}
+        numbers = {"rules": table, "scales": asdict(scales(self.shape, self.parameterization))}
+        content["parameterization"] = {"name": self.parameterization.name, **_rounded(numbers)}
+        if self.optimizer.weight_decay == 0:
+            del content["optimizer"]["weight_decay_mode"]
+        text = json.dumps({"schema": SCHEMA, **content}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def batch_tokens(self) -> int:

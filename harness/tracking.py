@@ -1,20 +1,27 @@
-"""Trackers read along. They run on a thread of their own and can neither stop nor noticeably slow a run.
+"""Trackers read along; the run directory stays the truth.
 
-wandb's start takes seconds and may fail in many ways (no package, no network, no disk): all of it happens behind a
-queue; what does not fit is dropped; an error ends the tracking, with one line, and not the run.
+wandb takes seconds to start and may fail or hang in many ways (no package, no network, no disk). It lives in a process of
+its own, one per worker, at low priority and off the worker's core; the run only puts lines into a queue. What does not
+fit is dropped, an error ends the tracking, with one line, and not the run, and nobody waits for it.
+
+    python -m harness.tracking     reads {"begin": ...} | {"log": ..., "step": ...} | {"finish": true} lines on stdin
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import queue
+import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 
 from harness.point import Point
 
-FINISH_SECONDS = 15.0  # how long the end of a run may wait for its tracker
+QUEUE = 10_000  # lines that may wait
 
 
 class NoTracker:
@@ -23,51 +30,27 @@ class NoTracker:
 
 
 class WandbTracker:
-    """One wandb run per point, its id the point's id, files beside the runs in `wandb/`."""
+    """One wandb run per point, its id the point's id, files in `wandb/` beside the folder of runs."""
 
     def __init__(self, settings: dict, point: Point, run_dir: Path):
-        self._queue: queue.Queue = queue.Queue(maxsize=10_000)
-        self._thread = threading.Thread(target=self._serve, args=(settings, point, run_dir), daemon=True)
-        self._thread.start()
+        folder = str(run_dir.absolute().parent.parent)
+        names = {k: settings.get(k) for k in ("project", "entity", "mode")}
+        self._send({"begin": {**names, "dir": folder, "id": point.id, "config": point.columns()}})
 
     def log(self, step: int, values: dict) -> None:
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait((step, values))
+        self._send({"log": values, "step": step})
 
     def finish(self) -> None:
+        self._send({"finish": True})
+
+    def _send(self, message: dict) -> None:
         with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
-        self._thread.join(FINISH_SECONDS)
-
-    def _serve(self, settings: dict, point: Point, run_dir: Path) -> None:
-        try:
-            import wandb
-
-            folder = run_dir.parent.parent / "wandb"
-            folder.mkdir(exist_ok=True)
-            run = wandb.init(
-                project=settings.get("project"),
-                entity=settings.get("entity"),
-                mode=settings.get("mode", "offline"),
-                dir=str(folder.parent),
-                id=point.id,
-                name=point.id,
-                resume="allow",
-                config=point.columns(),
-                reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-            while (item := self._queue.get()) is not None:
-                step, values = item
-                run.log(values, step=step)
-            run.finish()
-        except BaseException as e:  # whatever a tracker does, the run goes on
-            print(f"tracking of {point.id} stopped: {type(e).__name__}: {e}".splitlines()[0], file=sys.stderr)
+            _queue().put_nowait(json.dumps(message))
 
 
 @contextlib.contextmanager
 def tracker(settings: dict, point: Point, run_dir: Path):
-    """The tracker that `settings` names, finished at the end however the run ends."""
+    """The tracker that `settings` names, told of the end however the run ends."""
     if settings.get("name", "none") != "wandb":
         yield NoTracker()
         return
@@ -76,3 +59,53 @@ def tracker(settings: dict, point: Point, run_dir: Path):
         yield track
     finally:
         track.finish()
+
+
+@cache
+def _queue() -> queue.Queue:
+    """Lines for this process's tracking process, which is started with the first."""
+    lines: queue.Queue = queue.Queue(maxsize=QUEUE)
+    threading.Thread(target=_feed, args=(lines,), daemon=True).start()
+    return lines
+
+
+def _feed(lines: queue.Queue) -> None:
+    try:
+        # In a session of its own: it ends by itself once its input does, after the last run is written.
+        process = subprocess.Popen([sys.executable, "-m", "harness.tracking"], stdin=subprocess.PIPE, text=True,
+                                   stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        while True:
+            process.stdin.write(lines.get() + "\n")
+            process.stdin.flush()
+    except OSError as e:
+        print(f"tracking stopped: {e}", file=sys.stderr)
+
+
+def main() -> None:
+    """Serve the lines on stdin until they end; a broken run of wandb's is skipped, a broken wandb ends it all."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(10)
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not the core that the worker is pinned to
+    run = None
+    try:
+        import wandb
+
+        for line in sys.stdin:
+            message = json.loads(line)
+            if begin := message.get("begin"):
+                run = wandb.init(project=begin["project"], entity=begin["entity"], mode=begin["mode"], dir=begin["dir"],
+                                 id=begin["id"], name=begin["id"], resume="allow", config=begin["config"],
+                                 settings=wandb.Settings(silent=True, console="off"))  # fmt: skip
+            elif run and "log" in message:
+                run.log(message["log"], step=message["step"])
+            elif run and message.get("finish"):
+                run.finish()
+                run = None
+        if run:
+            run.finish()
+    except Exception as e:
+        print(f"tracking stopped: {type(e).__name__}: {e}".splitlines()[0], file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

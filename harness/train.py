@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,13 +23,15 @@ import torch
 from harness.checkpoint import drop_checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns, final_train_loss
 from harness.data import Stream, open_corpus
+from harness.errors import UserError
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
 from harness.step import Step, group_index, initial_weights
 from harness.tracking import tracker
 
-STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # steps between two looks at the log, fewer for large batches
+STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # most steps between two looks at the log, fewer for large batches
+STRETCH_SECONDS = 1.0  # and a stretch of slow steps ends early
 EVALUATE_TOKENS = 2**13  # tokens of a validation forward pass
 STATUS_SECONDS = 5.0
 PASSES = 1e6  # how often a stream may go through its corpus; what a point may ask was checked when it was resolved
@@ -48,10 +51,6 @@ class Runtime:
     keep_weights: bool = False  # leave weights.safetensors in the run directory
     compiled_cache: str | None = None  # folder of compiled code, shared by all workers
     tracking: dict = field(default_factory=dict)
-
-
-class Stopped(Exception):
-    """should_stop() turned true; the state is safe in a checkpoint."""
 
 
 def train_point(
@@ -76,8 +75,6 @@ def train_point(
         training = _Training(point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never)
         try:
             return training.train()
-        except Stopped:
-            return "stopped"
         except torch.OutOfMemoryError as e:
             micro_batch = training.micro_batch
             if micro_batch == 1:
@@ -107,9 +104,16 @@ class _Training:
         point, device = self.point, self.runtime.device
         found = read_checkpoint(self.run.path)
         if found:
-            tensors, facts, _ = found
+            tensors, facts, damaged = found
+            for name in damaged:
+                print(f"{point.id}: checkpoint {name} is damaged, the one before it is used", file=sys.stderr)
             # A resumed run keeps the numerics it began with, whatever this launch would have chosen.
-            self.numerics = facts["numerics"] | {"device": device}
+            self.numerics = facts["numerics"]
+            if self.numerics["device"] != device:
+                raise UserError(
+                    f"{point.id} began on {self.numerics['device']} and cannot go on on {device}.\n"
+                    f"Resume it there, or delete {self.run.path} to begin anew."
+                )
             self.step, self.seconds = facts["step"], facts["seconds"]
             self.micro_batch = min(self.micro_batch, facts["micro_batch"])
             # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
@@ -154,24 +158,26 @@ class _Training:
                 end = min([self.step + stretch, point.steps, *pending[:1]])
                 first, count = self.step * point.batch_size, (end - self.step) * point.batch_size
                 tokens = torch.from_numpy(stream.batch(first, count)).to(self.runtime.device)
-                self._stretch(step, hyper, tokens.view(end - self.step, point.batch_size, -1))
-                diverged = self._diverged_at(end - tokens.shape[0] // point.batch_size)
-                if diverged:
+                start = self.step
+                stopped = self._stretch(step, hyper, tokens.view(end - start, point.batch_size, -1))
+                if diverged := self._diverged_at(start):
                     return self._finish_diverged(*diverged)
+                if stopped:
+                    return self._stop()
                 if self.step in validate_at:
                     self._validate(step, held_out)
                 self._look_up(track)
             self._validate(step, held_out)
             return self._finish(track)
 
-    def _stretch(self, step: Step, hyper: Hyper, batches: torch.Tensor) -> None:
-        """Train on batches (steps, B, T+1), stopping between any two steps when asked to."""
+    def _stretch(self, step: Step, hyper: Hyper, batches: torch.Tensor) -> bool:
+        """Train on batches (steps, B, T+1), or as many as a second allows. True where it was asked to stop."""
+        begun = time.perf_counter()
         for tokens in batches:
             if self.should_stop():
-                self._clock()
-                self._checkpoint()
-                self.run.status("pending", self.step, {"type": "stopped", "message": "asked to stop", "step": self.step})
-                raise Stopped
+                return True
+            if time.perf_counter() - begun > STRETCH_SECONDS:
+                return False
             first = not step.used
             row = hyper.per_step[self.step]
             self.log[self.step] = step(self.weights, self.m, self.v, row, hyper.fixed, tokens, self.micro_batch)
@@ -180,6 +186,12 @@ class _Training:
                 # The first step of a shape compiles; that is no time of this point.
                 now = time.perf_counter()
                 self.compile_seconds, self._mark = now - self._mark, now
+
+    def _stop(self) -> str:
+        self._clock()
+        self._checkpoint()
+        self.run.status("pending", self.step, {"type": "stopped", "message": "asked to stop", "step": self.step})
+        return "stopped"
 
     def _look_up(self, track) -> None:
         """Between two stretches: progress, checkpoint, status, as often as their clocks say."""
@@ -210,22 +222,25 @@ class _Training:
 
     # ---- endings
 
-    def _diverged_at(self, start: int) -> tuple[int, str] | None:
-        """(step, type) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss above
-        three times that of a uniform guess, from which no run here came back."""
+    def _diverged_at(self, start: int) -> tuple[int, str, str] | None:
+        """(step, type, message) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss
+        above three times that of a uniform guess, from which no run here came back."""
         part = self.log[start : self.step].cpu().numpy()
         bad = ~np.isfinite(part).all(axis=1)
         exploded = part[:, 0] > 3 * math.log(self.point.shape.vocab)
         hits = np.flatnonzero(bad | exploded)
-        return (start + int(hits[0]) + 1, "non_finite" if bad[hits[0]] else "exploded") if len(hits) else None
+        if not len(hits):
+            return None
+        first, (loss, norm) = start + int(hits[0]) + 1, part[hits[0]]
+        if bad[hits[0]]:
+            return first, "non_finite", f"training loss {loss:.4g}, gradient norm {norm:.4g}"
+        return first, "exploded", f"training loss {loss:.4g}, above three times that of a uniform guess"
 
-    def _finish_diverged(self, step: int, kind: str) -> str:
+    def _finish_diverged(self, step: int, kind: str, message: str) -> str:
         self._clock()
-        loss = float(self.log[step - 1, 0])
-        what = "is not finite" if kind == "non_finite" else f"{loss:.3g} is above three times that of a uniform guess"
         self._write_curve(step)
         self._write_result(step, None, None)
-        self.run.status("diverged", step, {"type": kind, "message": f"training loss {what}", "step": step})
+        self.run.status("diverged", step, {"type": kind, "message": message, "step": step})
         drop_checkpoints(self.run.path)
         return "diverged"
 
@@ -234,7 +249,9 @@ class _Training:
         loss = self.validation[-1][1]
         # Worse than knowing nothing: the learning rate destroyed the model without ever giving a non-finite number.
         if not math.isfinite(loss) or loss > math.log(self.point.shape.vocab) + 1:
-            return self._finish_diverged(self.step, "non_finite" if not math.isfinite(loss) else "exploded")
+            kind = "exploded" if math.isfinite(loss) else "non_finite"
+            message = f"validation loss {loss:.4g} at the end, worse than a uniform guess"
+            return self._finish_diverged(self.step, kind, message)
         self._write_curve(self.step)
         if self.runtime.keep_weights:
             from safetensors.torch import save
@@ -258,6 +275,7 @@ class _Training:
                 "device_seconds": self.seconds,
                 "compile_seconds": self.compile_seconds,
                 "micro_batch": self.micro_batch,
+                "entropy_rate": _entropy_rate(self.runtime.corpus_dir),
                 "validation": [{"step": s, "loss": v} for s, v in self.validation if math.isfinite(v)],
                 "numerics": self.numerics,
                 "runtime": {"attempt": self.run.attempt, **{k: asdict(self.runtime)[k] for k in ("device", "threads")}},
@@ -275,6 +293,12 @@ def _data(corpus_dir: str, context: int, seed: int, sequences: int) -> tuple[Str
     corpus = open_corpus(Path(corpus_dir)).verify()
     stream = Stream(corpus, context, seed, epochs=PASSES)
     return stream, torch.from_numpy(stream.validation(sequences))
+
+
+@lru_cache(maxsize=4)
+def _entropy_rate(corpus_dir: str) -> float | None:
+    """Nats per token that no model can beat, where the source knows it (data=markov)."""
+    return open_corpus(Path(corpus_dir)).entropy_rate
 
 
 def _ignore(*_) -> None:

@@ -52,12 +52,13 @@ def extension(planned, cache: Path) -> Callable[[], Plan | None]:
         added, entries, lines = next_round(planned.request, members, keys, planned.plan.runs_dir, planned.book)
         if not added:
             return None
-        if len(rounds) >= most:
+        if _rounds_of(rounds, members) >= most:
             return _plan(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
         rounds.append(entries)
         members.extend(added)
         write_json(path, {"rounds": rounds})
-        return _plan(planned, added, cache, (f"grid extended, round {len(rounds)} of at most {most}:", *lines))
+        number = _rounds_of(rounds, members)
+        return _plan(planned, added, cache, (f"grid extended, round {number} of at most {most}:", *lines))
 
     return more
 
@@ -81,6 +82,12 @@ def target_keys(target: str | None) -> list[str]:
     if key not in TARGETS.values():
         raise UserError(f"sweep.extend_target={target} is not one of {', '.join(TARGETS)}.")
     return [key]
+
+
+def _rounds_of(rounds: list[list[dict]], members: list[Member]) -> int:
+    """Rounds that extended this sweep: another sweep may have written into the same folder."""
+    mine = {m.point.id for m in members}
+    return sum(any(entry.get("like") in mine for entry in entries) for entries in rounds)
 
 
 def read_rounds(path: Path) -> list[list[dict]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TextIO
 
 from harness.point import Point
 
@@ -45,6 +46,7 @@ class Settings:
     micro_batch: int | None = None
     checkpoint_seconds: float = 30.0
     curve_points: int = 200
+    keep_weights: bool = False
     tracking: dict = field(default_factory=dict)
 
 
@@ -68,9 +70,11 @@ class Summary:
 
 
 class Launcher(Protocol):
-    """An engine: runs the jobs, each point at most once, retries attempts that crash. Blocks until all are through."""
+    """An engine (`local.run` is one): trains what is left of a Plan, each point at most once, retries attempts that crash,
+    asks `more` for further points, and blocks until all are through."""
 
-    def __call__(self, jobs: list[Job], settings: Settings) -> Summary: ...
+    def __call__(self, plan: Any, settings: Settings, more: Callable[[], Any] | None, stream: TextIO | None,
+                 quiet: bool) -> Summary: ...  # fmt: skip
 
 
 def compile_key(point: Point, micro_batch: int | None = None) -> str:

@@ -25,6 +25,7 @@ from sweeps.extend import FILE as EXTENSION
 from sweeps.extend import extended_members, extension, target_keys
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan
+from sweeps.rate import device_kind
 
 DEVICES = ("auto", "cpu", "cuda")
 TRACKERS = ("none", "wandb")
@@ -49,6 +50,7 @@ def prepare_plan(
     name: str | None = None,
     report: Callable[[str], None] = print,
     probe: bool = True,
+    only_one: bool = False,
 ) -> Planned:
     """Points, statuses and price of `request`. Prepares its data, unless `dry_run`: then data that is not prepared is
     planned for with provisional ids. Raises UserError for whatever cannot be, before anything is written."""
@@ -63,6 +65,10 @@ def prepare_plan(
     # Everything but the data is checked on provisional facts first, so that a wrong request prepares nothing.
     draft = DataBook(cache, prepare=False, report=report)
     members = expand_members(request, draft)
+    if only_one and len(members) > 1:
+        raise UserError(f"`hyperlaw train` trains one point, but this is a sweep of {len(members)}: use `hyperlaw sweep`.")
+    if config.device == "cuda" and not dry_run and device_kind("auto") != "cuda":
+        raise UserError("device=cuda, but there is no GPU here, or this PyTorch is a CPU build; say device=cpu or auto.")
     book = draft
     if not dry_run:
         book = DataBook(cache, prepare=True, report=report)
@@ -125,5 +131,6 @@ def settings_of(planned: Planned) -> Settings:
         micro_batch=config.micro_batch,
         checkpoint_seconds=config.checkpoint_seconds,
         curve_points=config.curve_points,
+        keep_weights=config.keep_weights,
         tracking=vars(config.tracking),
     )

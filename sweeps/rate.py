@@ -89,8 +89,10 @@ def record(cache_dir: Path, kind: str, point: Point, compiled: bool, step_second
 
 
 def device_kind(device: str) -> str:
-    """`auto` as this machine has it: cuda where nvidia-smi lists a GPU."""
-    return device.split(":")[0] if device != "auto" else "cuda" if gpu_names() else "cpu"
+    """`auto` as this machine has it: cuda where nvidia-smi lists a GPU and PyTorch is no CPU build."""
+    if device != "auto":
+        return device
+    return "cuda" if gpu_names() and not version("torch").endswith("+cpu") else "cpu"
 
 
 @cache

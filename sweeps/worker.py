@@ -144,6 +144,7 @@ def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: L
         micro_batch=settings["micro_batch"],
         checkpoint_seconds=settings["checkpoint_seconds"],
         curve_points=settings["curve_points"],
+        keep_weights=settings["keep_weights"],
         compiled_cache=str(Path(settings["cache"]) / "inductor"),
         tracking=settings["tracking"],
     )

@@ -133,3 +133,17 @@ def test_resolving_needs_no_hydra():
     config = Config()
     config.tau, config.optimizer.weight_decay = 0.3, None
     assert isinstance(resolve(config, FACTS).shape, LlamaShape)
+
+
+def test_what_cannot_change_the_result_is_not_in_the_id():
+    """A standard model has no base shape, a run without decay no mode of it, and a file's name is not its content."""
+    keys = ("model.width=128", "parameterization.init_std=0.02")
+    assert point("parameterization.base_depth=2").id == point("parameterization.base_depth=4").id
+    wide = [point("model.width=128", f"parameterization.base_width={w}") for w in (32, 64)]
+    assert wide[0].id == wide[1].id and wide[0].parameterization != wide[1].parameterization
+    assert point(*keys, "parameterization.base_width=32").id != point(*keys, "parameterization.base_width=64").id
+    modes = [point("optimizer.weight_decay=0", f"optimizer.weight_decay_mode={m}") for m in ("coupled", "independent")]
+    assert modes[0].id == modes[1].id
+    p = point()
+    renamed = dataclasses.replace(p, data=dataclasses.replace(p.data, name="files", tokenizer="mine.json"))
+    assert renamed.id == p.id

@@ -2,8 +2,8 @@
 
 import sys
 import time
-import types
 
+from harness import tracking
 from harness.rundir import read_status
 from harness.tracking import tracker
 from harness.train import train_point
@@ -13,35 +13,41 @@ from .helpers import tiny
 WANDB = {"name": "wandb", "project": "test", "mode": "offline"}
 
 
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
+    return condition()
+
+
 def test_wandb_offline_writes_its_files_beside_the_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     p, runtime = tiny(tmp_path / "cache", "tokens=6400")
     runtime.tracking = WANDB
     assert train_point(p, tmp_path / "out" / "runs" / p.id, runtime) == "done"
-    assert list((tmp_path / "out" / "wandb").glob(f"*{p.id}*"))
+    folder = tmp_path / "out" / "wandb"
+    assert wait_for(lambda: [f for f in folder.glob(f"*{p.id}*/*.wandb") if f.stat().st_size > 1000])
 
 
-def test_a_tracker_that_fails_or_hangs_leaves_the_run_alone(tmp_path, monkeypatch, capfd):
-    p, runtime = tiny(tmp_path / "cache", "tokens=6400")
-    runtime.tracking = WANDB
-
-    def fails(*args, **kwargs):
-        raise RuntimeError("no such service")
-
-    fake = types.SimpleNamespace(init=fails, Settings=lambda **k: None)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    assert train_point(p, tmp_path / "a" / p.id, runtime) == "done"
-    assert "no such service" in capfd.readouterr().err
-    monkeypatch.setattr("harness.tracking.FINISH_SECONDS", 0.2)
-    fake.init = lambda *a, **k: time.sleep(60)
-    began = time.monotonic()
-    assert train_point(p, tmp_path / "b" / p.id, runtime) == "done"
-    assert read_status(tmp_path / "b" / p.id)["status"] == "done" and time.monotonic() - began < 30
+def test_a_tracker_that_fails_or_hangs_leaves_the_run_alone(tmp_path, monkeypatch):
+    """The tracking process dies at once, or never reads: either way the run is done in its own time."""
+    for program in ("import sys; sys.exit(3)", "import time; time.sleep(30)"):
+        tracking._queue.cache_clear()
+        fake = tmp_path / "python"
+        fake.write_text(f"#!{sys.executable}\n{program}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(tracking.sys, "executable", str(fake))
+        p, runtime = tiny(tmp_path / "cache", "tokens=6400", f"seed={len(program)}")
+        runtime.tracking = WANDB
+        began = time.monotonic()
+        assert train_point(p, tmp_path / "runs" / p.id, runtime) == "done"
+        assert read_status(tmp_path / "runs" / p.id)["status"] == "done" and time.monotonic() - began < 20
+    tracking._queue.cache_clear()
 
 
 def test_no_tracker_unless_asked(tmp_path):
-    before = set(sys.modules)
     p, _ = tiny(tmp_path / "cache", "tokens=6400")
+    tracking._queue.cache_clear()
     with tracker({"name": "none"}, p, tmp_path) as track:
         track.log(1, {"loss": 1.0})
-    assert "wandb" not in set(sys.modules) - before
+    assert tracking._queue.cache_info().misses == 0 and "wandb" not in sys.modules

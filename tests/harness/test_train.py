@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from harness import train as train_module
 from harness.checkpoint import checkpoints, read_checkpoint
+from harness.errors import UserError
 from harness.rundir import LostRun, read_point, read_status
 from harness.train import train_point
 
@@ -183,3 +185,47 @@ def test_points_with_other_batch_sizes_see_the_same_tokens(cache):
     whole = stream.batch(0, 24)
     parts = np.concatenate([stream.batch(i, 4) for i in range(0, 24, 4)])
     assert (whole == parts).all() and (whole != Stream(stream.corpus, 16, 1).batch(0, 24)).any()
+
+
+@pytest.mark.parametrize("n", [8, 30, 50])
+def test_a_stop_hides_no_divergence(cache, tmp_path, n):
+    hot = [*RUN, "optimizer.lr=30", "optimizer.clip=null", "schedule.warmup=0"]
+    p, runtime = tiny(cache, *hot)
+    train_point(p, tmp_path / "whole", runtime)
+    while (status := train_point(p, tmp_path / "parts", runtime, should_stop=StopAfter(n))) == "stopped":
+        pass
+    assert status == "diverged"
+    assert read_status(tmp_path / "whole")["reason"] == read_status(tmp_path / "parts")["reason"]
+    pd.testing.assert_frame_equal(files(tmp_path / "whole")[0], files(tmp_path / "parts")[0], check_exact=True)
+
+
+def test_slow_steps_are_looked_at_every_second_or_so(cache, tmp_path, monkeypatch):
+    p, runtime = tiny(cache, *RUN)
+    original, told = train_module.Step.__call__, []
+    monkeypatch.setattr(train_module, "STRETCH_SECONDS", 0.05)
+
+    def slow(self, *args):
+        time.sleep(0.02)
+        return original(self, *args)
+
+    monkeypatch.setattr(train_module.Step, "__call__", slow)
+    runtime.checkpoint_seconds = 0.1
+    steps = []
+    monkeypatch.setattr(train_module._Training, "_checkpoint", lambda self: steps.append(self.step))
+    train_point(p, tmp_path, runtime, on_progress=lambda *a: told.append(a))
+    assert len(steps) >= 4 and max(np.diff([0, *steps])) < STEPS / 3
+
+
+def test_a_run_begun_on_another_device_is_not_gone_on_with(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    train_point(p, tmp_path, runtime, should_stop=StopAfter(5))
+    runtime.device = "cuda"
+    with pytest.raises(UserError, match="began on cpu"):
+        train_point(p, tmp_path, runtime)
+
+
+def test_the_entropy_rate_of_the_source_stands_beside_the_loss(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    train_point(p, tmp_path, runtime)
+    result = files(tmp_path)[1]
+    assert result["entropy_rate"] == pytest.approx(2.0, abs=0.1) and result["loss"] > result["entropy_rate"]
