@@ -45,3 +45,8 @@ OUTCOMES = (
     "batch_size batch_tokens params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens "
     "cooldown_tokens"
 ).split()
+# Columns of other trackers that are never settings.
+LABELS = (
+    "id name run run_name display_name group tags notes url host hostname node gpu device user created created_at "
+    "runtime accuracy perplexity grad_norm val_loss eval_loss final_loss"
+).split()

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.slices import SAME_TUNED, Partition, Slice, cluster, combine, partition
+from analysis.codes import cluster, combine
+from analysis.slices import SAME_TUNED, Partition, Slice, partition
 from analysis.surface import censored, fit_surface
 
 TUNED_AT = 3  # values at a batch that make a re-tuning, and batches that make a slice

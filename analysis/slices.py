@@ -7,17 +7,17 @@ never mixed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.columns import OUTCOMES, SCALE, SETTINGS
+from analysis.codes import cluster, combine, distinct
+from analysis.columns import SCALE, SETTINGS
 from analysis.errors import UserError
+from analysis.parting import RAMPS, SAME_SHARE, part_ramps, part_settings
 
-SAME_TOKENS = 0.02  # steps are whole
 SAME_HELD = 0.02  # ladders written with three digits
-SAME_WARMUP = 0.25  # share of training, of few whole steps
 SAME_TUNED = 0.01
 
 GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim", "vocab")
@@ -67,29 +67,6 @@ class Partition:
     notes: list[str] = field(default_factory=list)
 
 
-def cluster(values: Sequence[float], within: np.ndarray | None = None, tolerance: float = SAME_TOKENS) -> np.ndarray:
-    """Codes of values that lie within `tolerance` of the smallest of their cluster, apart for each code of `within`.
-
-    Empty values are a cluster of their own (-1 without `within`).
-    """
-    values = np.asarray(values, float)
-    within = np.zeros(len(values), int) if within is None else within
-    order = np.lexsort((values, within))
-    start, group, code, codes = np.nan, None, -1, np.full(len(values), -1)
-    v, w = values[order].tolist(), within[order].tolist()
-    for position, (value, here) in enumerate(zip(v, w, strict=True)):
-        fresh = here != group or not (value <= start * (1 + tolerance) or (value != value and start != start))
-        if fresh:
-            start, group, code = value, here, code + 1
-        codes[order[position]] = code
-    return codes
-
-
-def combine(*codes: np.ndarray) -> np.ndarray:
-    """One code for each combination."""
-    return pd.DataFrame(dict(enumerate(codes))).groupby(list(range(len(codes))), sort=True).ngroup().to_numpy()
-
-
 def batch_column(df: pd.DataFrame) -> str | None:
     """Sequences where known, else tokens."""
     return next((name for name in ("batch_size", "batch_tokens") if name in df and df[name].notna().any()), None)
@@ -123,24 +100,39 @@ def partition(
             raise UserError(f"by=[{name}]: the table has no such column.")
     settings = combine(*[pd.factorize(df[name], sort=False)[0] for name in names]) if names else np.zeros(len(df), int)
     columns = _arrays(df, (*targets, *GIVEN, *HELD_COLUMNS, *extra))
-    slices, ignored = [], 0
+    slices, ignored, parting, moving = [], 0, set(), set()
     for code in np.unique(settings):
         spots = np.flatnonzero(settings == code)
         group = df.iloc[spots]
-        scale = _scale(group, warmup=targets == ("lr",) or targets[0] in DECAY)
+        batched = analysis in ("batch", "lr_batch")
+        scale = _scale(group, () if batched else RAMPS)
         held, lines = _choose_held(group, scale, analysis, targets, hold, profile)
         notes += [line for line in lines if line not in notes]
         codes = combine(scale, *[_held_codes(group, name) for name in held]) if held else scale
+        tuned = combine(*[cluster(group[name], tolerance=SAME_TUNED) for name in _moved(targets, profile, group)])
+        codes = part_ramps(group, codes, tuned) if batched else codes
+        codes, settled, loose = part_settings(group, codes, tuned, names)
+        parting, moving = parting | set(settled), moving | set(loose)
         same = {name: _plain(group[name].iloc[0]) for name in names}
         order = np.argsort(codes, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
         found = [_slice(columns, spots[part], targets, same, held, extra) for part in parts]
+        found = [
+            replace(s, given=s.given | {name: _plain(group[name].iloc[part[0]]) for name in settled})
+            for s, part in zip(found, parts, strict=True)
+        ]
         kept = _drop_lone(found, [int(scale[part[0]]) for part in parts])
         ignored += sum(len(s.rows) for s in found) - sum(len(s.rows) for s in kept)
         slices += kept
     if ignored:
         notes.append(f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice.")
-    _name_unaccounted(df, slices, names, targets, notes)
+    if parting:
+        notes.append(
+            f"{', '.join(sorted(parting))} vary at one {' and '.join(targets)}: one slice for each value, all in one law; "
+            f"by=[{min(parting)}] gives each a law of its own."
+        )
+    if moving:
+        notes.append(f"{', '.join(sorted(moving))} vary inside slices and are not held; by=[{min(moving)}] would part them.")
     return Partition(slices, notes)
 
 
@@ -197,9 +189,9 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     return df.assign(_diverged=diverged)
 
 
-def _scale(df: pd.DataFrame, warmup: bool) -> np.ndarray:
-    """Codes of model shape, tokens and epochs; of warm-up too where the batch is held (else it may follow from the
-    batch)."""
+def _scale(df: pd.DataFrame, ramps: Sequence[str]) -> np.ndarray:
+    """Codes of model shape, tokens and epochs, and of `ramps` as shares of training: of warm-up and cool-down where the
+    batch is held (else they may follow from the batch)."""
     codes = np.zeros(len(df), int)
     for name in SCALE:
         if name in df and df[name].notna().any():
@@ -207,9 +199,16 @@ def _scale(df: pd.DataFrame, warmup: bool) -> np.ndarray:
     for name in ("tokens", "epochs"):
         if name in df and df[name].notna().any():
             codes = cluster(df[name], codes)
-    if warmup and {"warmup_tokens", "tokens"} <= set(df):
-        codes = cluster(df["warmup_tokens"] / df["tokens"], codes, SAME_WARMUP)
+    for name in ramps:
+        if {name, "tokens"} <= set(df):
+            codes = cluster(df[name] / df["tokens"], codes, SAME_SHARE)
     return codes
+
+
+def _moved(targets: Sequence[str], profile: Sequence[str], df: pd.DataFrame) -> list[str]:
+    """What is tuned or profiled out: another column may follow from it."""
+    decay = DECAY if set(DECAY) & set(profile) else ()
+    return [name for name in dict.fromkeys((*targets, *profile, *decay)) if name in df]
 
 
 def _held_codes(df: pd.DataFrame, name: str) -> np.ndarray:
@@ -257,9 +256,7 @@ def _fuller(df, scale, held, options, targets, prefer_tau: bool) -> str:
     tuned = combine(*[cluster(df[name], tolerance=SAME_TUNED) for name in targets])
 
     def rows(name: str) -> int:
-        codes = combine(base, _held_codes(df, name))
-        distinct = pd.Series(tuned).groupby(codes).transform("nunique")
-        return int((distinct >= 3).sum())
+        return int((distinct(tuned, combine(base, _held_codes(df, name))) >= 3).sum())
 
     return max(options, key=rows)
 
@@ -311,24 +308,3 @@ def _drop_lone(found: list[Slice], scales: list[int]) -> list[Slice]:
     lone = [s.distinct < 2 for s in found]
     crowd = pd.Series(scales).groupby(scales).transform("size").tolist()
     return [s for s, alone, many in zip(found, lone, crowd, strict=True) if not (alone and many > 1)]
-
-
-def _name_unaccounted(df, slices, names, targets, notes) -> None:
-    """Columns unknown to us that move inside slices at one tuned value: perhaps settings that should be held."""
-    if not slices:
-        return
-    spot = np.full(int(df["_row"].max()) + 1, -1)
-    for i, s in enumerate(slices):
-        spot[s.rows] = i
-    where = combine(spot[df["_row"]], *[cluster(df[name], tolerance=SAME_TUNED) for name in targets])
-    mapped = set(OUTCOMES) | set(names) | set(SCALE) | {"lr", "tau", "weight_decay", "_row", "_diverged"}
-    moving = []
-    for name in df.columns.difference(sorted(mapped)):
-        values = df[name]
-        if not 2 <= values.nunique() <= 20 or any(values.equals(df[known]) for known in mapped & set(df)):
-            continue
-        moved = values.groupby(where).transform("nunique") > 1
-        if (moved & (spot[df["_row"]] >= 0)).any():
-            moving.append(name)
-    if moving:
-        notes.append(f"{', '.join(moving)} vary inside slices and are not held; by=[{moving[0]}] would part them.")

@@ -71,11 +71,11 @@ def test_a_second_sweep_in_the_table_does_not_mix():
     assert [sorted(np.exp(s.x[:, 0]).round(3)) for s in tau.slices] == [[0.05, 0.1, 0.2, 0.2, 0.4, 0.8]]
 
 
-def test_settings_part_laws_and_unknown_columns_are_named():
+def test_settings_part_laws_and_unknown_columns_part_slices():
     table = grid(lr=LADDER, weight_decay=[0.1], optimizer=["adamw", "muon"], curriculum=["a", "b"])
     found = partition(table, "lr")
-    assert len(found.slices) == 2 and {s.settings["optimizer"] for s in found.slices} == {"adamw", "muon"}
-    assert any("curriculum" in note for note in found.notes)
+    assert len(found.slices) == 4 and {s.settings["optimizer"] for s in found.slices} == {"adamw", "muon"}
+    assert any("curriculum" in note and "by=[curriculum]" in note for note in found.notes)
     assert len(partition(table, "lr", by=["curriculum"]).slices) == 4
     assert not any("curriculum" in note for note in partition(table, "lr", by=["curriculum"]).notes)
 
@@ -116,3 +116,48 @@ def test_missing_columns_say_how_to_mend():
         partition(table.drop(columns="lr"), "lr")
     with pytest.raises(UserError, match="columns.loss"):
         partition(table.drop(columns="loss"), "lr")
+
+
+def named(found, column):
+    return any(column in note for note in found.notes)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.1], [1, 2, 3], ["cosine", "none"], [True, False]])
+def test_an_unknown_swept_setting_is_held(values):
+    table = grid(lr=LADDER, weight_decay=[0.1], dropout=values)
+    table["min_lr"] = table["lr"] / 10  # follows
+    found = partition(table, "lr")
+    assert [len(s.rows) for s in found.slices] == [7] * len(values)
+    assert [s.given["dropout"] for s in found.slices] == values and named(found, "dropout") and not named(found, "min_lr")
+    ragged = pd.concat([table[table["dropout"] == values[0]], table[table["lr"] == 0.01]])
+    assert [len(s.rows) for s in partition(ragged, "lr").slices] == [7]  # the others stand alone
+
+
+def test_what_cannot_be_a_setting_does_not_part():
+    table = grid(lr=LADDER, weight_decay=[0.1], seed=[0, 1, 2])
+    n = len(table)
+    table = table.assign(label=[f"run {i}" for i in range(n)], score=np.random.default_rng(0).random(n).round(3))
+    table = table.assign(
+        order=table["seed"] * 7, when=pd.date_range("2026-01-01", periods=n), host=["a", "b", "c"] * (n // 3)
+    )
+    found = partition(table, "lr")
+    assert [len(s.rows) for s in found.slices] == [n] and not named(found, "host")
+    assert named(found, "order") and not named(found, "label")
+    few = table.assign(score=table["score"].round(1))  # of few digits: still no setting
+    assert named(partition(few, "lr"), "score")
+
+
+@pytest.mark.parametrize("name", ["warmup_tokens", "cooldown_tokens"])
+def test_swept_warmup_and_cooldown_are_held(name):
+    shares = [0.1, 0.2, 0.5]
+    table = grid(lr=LADDER, weight_decay=[0.1], share=shares)
+    table[name] = table.pop("share") * table["tokens"]
+    assert [len(s.rows) for s in partition(table, "lr").slices] == [7, 7, 7]
+    batches = [4, 8, 16, 32, 64]
+    for unit in ("tokens", "batch_tokens"):  # a share of training, or so many steps
+        table = grid(batch_size=batches, tau=[0.2], share=shares)
+        table[name] = table.pop("share") * table[unit]
+        assert [len(s.rows) for s in partition(table, "batch").slices] == [5, 5, 5]
+    table = grid(batch_size=batches, tau=[0.2])
+    table[name] = 100 * table["batch_tokens"]  # follows from the batch
+    assert [len(s.rows) for s in partition(table, "batch").slices] == [5]
