@@ -23,7 +23,9 @@ CARRIED = {
     "context": "model.context",
     "head_dim": "model.head_dim",
 }
-KEYS = {"tau": "tau", "weight_decay": "optimizer.weight_decay", "batch_size": "batch_size", "lr": "optimizer.lr"}
+KEYS = {"tau": "tau", "weight_decay": "optimizer.weight_decay", "batch_size": "batch_size", "batch_tokens": "batch_tokens",
+        "lr": "optimizer.lr"}  # fmt: skip
+BATCH = ("batch_size", "batch_tokens")  # the latter where nothing says how long a sequence is
 Laws = Mapping[str, Mapping]
 Regions = Mapping[str, Region]
 
@@ -33,13 +35,20 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
     then what the laws held. Of tau and weight decay one is set, and tau where a law gives both."""
     known, notes = request.numbers, request.notes
     recipe = {name: _exactly(known[name], "given") for name in NAMES if name in known}
+    if "batch_tokens" in known and "batch_size" not in known:
+        recipe["batch_tokens"] = _exactly(known["batch_tokens"], "given")
     pending = {name: law for name, law in chosen.items() if name not in recipe}
+    if "batch_tokens" in recipe:
+        pending.pop("batch_size", None)
     for side, other in (("tau", "weight_decay"), ("weight_decay", "tau")):
         if other in pending and (side in recipe or (side == "tau" and side in pending)):
             follows = "tau is set and the weight decay follows from it" if side == "tau" else "weight_decay is given"
             notes.append(f"{follows}; the {other} law is not used.")
             del pending[other]
     values = {**known, "flops": known.get("flops", 6 * known["params"] * known["tokens"])}
+    for name in BATCH:
+        if name in known:
+            _set(values, name, known[name])
     while pending:
         ready = [name for name in NAMES if name in pending and values.keys() >= set(predictors(pending[name]))]
         if not ready:
@@ -51,12 +60,30 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
             notes.append("flops of the target taken as 6 * params * tokens.")
         recipe[name] = _from_law(law, values, level, notes)
         _set(values, name, recipe[name]["value"])
-    for name in ("batch_size", "lr", _decay(chosen, regions)):
+    if not set(BATCH) & recipe.keys():
+        _hold_batch(chosen, regions, recipe, values, notes)
+    for name in ("lr", _decay(chosen, regions)):
         twin = {"tau": "weight_decay", "weight_decay": "tau"}.get(name)
         value = None if name in recipe or twin in recipe else held(name, chosen, regions, values, notes)
         if value is not None:
             recipe[name] = _exactly(value, "held")
-    return {name: recipe[name] for name in NAMES if name in recipe}
+    return {name: recipe[name] for name in ("batch_tokens", *NAMES) if name in recipe}
+
+
+def _hold_batch(chosen: Laws, regions: Regions, recipe: dict, values: dict, notes: list[str]) -> bool:
+    """Puts the batch that the laws held into the recipe: in sequences, or in tokens where neither laws nor target say
+    how long a sequence is. Returns whether there is one."""
+    name, value = "batch_size", held("batch_size", chosen, regions, values, notes)
+    if value is None:
+        name, value = "batch_tokens", held("batch_tokens", chosen, regions, values, notes)
+        if value is not None and values.get("context"):
+            name, value = "batch_size", max(1.0, value / values["context"])
+            notes.append(f"batch_size: from tokens to sequences of {values['context']:g}.")
+    if value is None:
+        return False
+    recipe[name] = _exactly(value, "held")
+    _set(values, name, value)
+    return True
 
 
 def _exactly(value: float, source: str) -> dict:
@@ -67,6 +94,7 @@ def _set(values: dict, name: str, value: float) -> None:
     values[name] = max(1, round(value)) if name == "batch_size" else value  # what will be trained: whole sequences
     if name == "batch_size" and "context" in values:
         values["batch_tokens"] = values[name] * values["context"]
+    if name in BATCH and "batch_tokens" in values:
         values["steps"] = values["tokens"] / values["batch_tokens"]
 
 
@@ -103,7 +131,10 @@ def _hold_a_predictor(
     for name in ("batch_size", "tau", "lr", "weight_decay"):
         needed = name in waiting or (name == "batch_size" and {"steps", "batch_tokens"} & waiting.keys())
         if needed and name not in values and name not in pending:
-            if (value := held(name, chosen, regions, values, notes)) is not None:
+            if name == "batch_size":
+                if not set(BATCH) & recipe.keys() and _hold_batch(chosen, regions, recipe, values, notes):
+                    return None
+            elif (value := held(name, chosen, regions, values, notes)) is not None:
                 recipe[name] = _exactly(value, "held")
                 return _set(values, name, value)
     predictor, name = next(iter(waiting.items()))
@@ -153,7 +184,7 @@ def overrides(chosen: Laws, recipe: Mapping[str, Mapping], request: "Request") -
     for name, key in KEYS.items():
         if name in recipe:
             value = recipe[name]["value"]
-            words.append(f"{key}={max(1, round(value))}" if name == "batch_size" else f"{key}={value:.6g}")
+            words.append(f"{key}={max(1, round(value))}" if name in BATCH else f"{key}={value:.6g}")
     return words
 
 

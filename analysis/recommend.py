@@ -18,6 +18,7 @@ from analysis.predict import LEVEL, in_numbers, off, predictors, usable
 from analysis.recipe import NAMES, compare_with_held, extrapolation, overrides, resolve
 from analysis.region import Region, region, same
 
+SAME_SIZE = 0.05  # params as given, and as width and depth count
 SIZES = ("params", "width", "depth", "tokens", "tpp", "context", "flops")
 PORTABLE = {"tau", "batch_size"}  # not in units of base LR: their laws may serve another parameterization
 
@@ -39,8 +40,8 @@ def recommend(
 ) -> dict:
     """The Recipe of `target` under `laws` (what `laws_io.read` gives, or its folder).
 
-    target: `params` or `width` and `depth` (or both); `tokens` or `tpp`; optionally `batch_size` (sequences), `lr`,
-    `tau` or `weight_decay` to be taken as they are, `context`, and any column of the laws' `given`
+    target: `params` or `width` and `depth` (or both); `tokens` or `tpp`; optionally `batch_size` (sequences) or
+    `batch_tokens`, `lr`, `tau` or `weight_decay` to be taken as they are, `context`, and any column of the laws' `given`
     (parameterization="mup") that chooses among laws of one name. level: of the prediction intervals, or in `target`.
     count(width, depth) -> params of such a model; not given: 12 * depth * width^2.
     Raises UserError where the target is incomplete or impossible, or no law can serve it.
@@ -84,14 +85,14 @@ def _request(target: Mapping[str, object], laws: list[Mapping], level: float) ->
     for key, value in target.items():
         if value is None:
             continue
-        if key in SIZES or key in NAMES or key in columns:
+        if key in SIZES or key in NAMES or key in columns or key == "batch_tokens":
             numbers[key] = _positive(key, value)
         elif key in known:
             demands[key] = value
         else:
-            hint = nearest(key, [*SIZES, *NAMES, "level", *known])
+            hint = nearest(key, [*SIZES, *NAMES, "batch_tokens", "level", *known])
             raise UserError(f"{key}={value}: neither a size, nor a hyper-parameter, nor a setting of these laws{hint}")
-    for one, other in (("tokens", "tpp"), ("tau", "weight_decay")):
+    for one, other in (("tokens", "tpp"), ("tau", "weight_decay"), ("batch_size", "batch_tokens")):
         if one in numbers and other in numbers:
             raise UserError(f"{one}={numbers[one]:g} and {other}={numbers[other]:g} say the same: give one.")
     if "params" not in numbers and not {"width", "depth"} <= numbers.keys():
@@ -167,12 +168,18 @@ def _size(request: Request, regions: Mapping[str, Region], chosen: Mapping, coun
         numbers["params"] = float((count or count_blocks)(int(numbers["width"]), int(numbers["depth"])))
         if count is None:
             request.notes.append(f"params taken as 12 * depth * width^2 = {numbers['params']:.4g}.")
+    elif {"width", "depth"} <= numbers.keys():
+        _agree(request, count)
     if "tokens" not in numbers:
         numbers["tokens"] = numbers["tpp"] * numbers["params"]
     numbers["tpp"] = numbers["tokens"] / numbers["params"]
     lead = next(iter(chosen.values())).get("given") or {}
     if isinstance(lead.get("context"), int | float) and lead["context"] >= 1:
         numbers.setdefault("context", float(lead["context"]))
+    if "batch_tokens" in numbers and "context" in numbers:
+        numbers["batch_size"] = numbers["batch_tokens"] / numbers["context"]
+        if numbers["batch_size"] < 1:
+            raise UserError(f"batch_tokens={numbers['batch_tokens']:g} is less than one sequence of {numbers['context']:g}.")
     if "width" in numbers and "depth" in numbers:
         return
     points = next((r.points for r in regions.values() if {"width", "depth"} <= set(r.points)), None)
@@ -190,6 +197,22 @@ def _size(request: Request, regions: Mapping[str, Region], chosen: Mapping, coun
     numbers["width"], numbers["depth"] = width, depth
     size = f"{(count or count_blocks)(width, depth):.4g} params" + ("" if count else " by 12 * depth * width^2")
     request.notes.append(f"width {width} and depth {depth} follow the sweep's aspect ratio ({size}).")
+
+
+def _agree(request: Request, count: Callable | None) -> None:
+    """Raises UserError where params and the shape, both given, are two models."""
+    params, width, depth = (request.numbers[key] for key in ("params", "width", "depth"))
+    counted = (count or count_blocks)(int(width), int(depth))
+    if count is None:
+        request.notes.append(
+            f"params={params:.4g} taken as given; width {width:g} and depth {depth:g} make {counted:.4g} by "
+            "12 * depth * width^2, which counts neither embedding nor head."
+        )
+    elif abs(counted / params - 1) > SAME_SIZE:
+        raise UserError(
+            f"params={params:.4g} and model.width={width:g} model.depth={depth:g} ({counted:.4g} params) are two sizes: "
+            "give one of them."
+        )
 
 
 def _served(law: Mapping) -> dict:

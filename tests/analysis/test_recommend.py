@@ -110,6 +110,37 @@ def test_without_a_law_the_laws_held_values_stand():
     assert any("batch_size = 32" in note for note in recipe["notes"])
 
 
+HELD_IN_TOKENS = power_law("lr", 0.1, {"params": -0.5}, held={"batch_tokens": 65536.0, "weight_decay": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("target", "word", "source"),
+    [
+        ({}, "batch_tokens=65536", "held"),
+        ({"context": 1024}, "batch_size=64", "held"),
+        ({"batch_tokens": 2**17}, "batch_tokens=131072", "given"),
+        ({"batch_tokens": 2**17, "context": 1024}, "batch_size=128", "given"),
+    ],
+)
+def test_a_batch_in_tokens_serves_as_the_batch(target, word, source):
+    recipe = recommend(laws(HELD_IN_TOKENS), {"params": 1e8, "tokens": 1e9, **target})
+    assert word in recipe["overrides"] and sum(w.startswith("batch_") for w in recipe["overrides"]) == 1
+    name = word.split("=")[0]
+    assert recipe["recipe"][name]["source"] == source and name in as_table(recipe)
+    law = power_law("lr", 0.1, {"steps": -0.5}, held={"batch_tokens": 65536.0})
+    steps = 1e9 / target.get("batch_tokens", 65536)
+    assert value(recommend(laws(law), {"params": 1e8, "tokens": 1e9, **target}), "lr") == pytest.approx(0.1 * steps**-0.5)
+
+
+def test_params_and_shape_that_disagree():
+    target = {"params": 1e9, "width": 64, "depth": 2, "tokens": 1e9}
+    with pytest.raises(UserError, match=r"params=1e\+09 and model.width=64 model.depth=2 \(9.83e\+04 params\)"):
+        recommend(laws(HELD_IN_TOKENS), target, count=lambda width, depth: 12 * depth * width**2)
+    assert any("neither embedding" in note for note in recommend(laws(HELD_IN_TOKENS), target)["notes"])
+    close = recommend(laws(HELD_IN_TOKENS), {**target, "params": 1e5}, count=lambda width, depth: 12 * depth * width**2)
+    assert close["target"]["params"] == 1e5
+
+
 def test_held_values_come_from_the_optima_of_a_law_that_stores_none():
     optima = [
         {
@@ -289,6 +320,8 @@ def test_chosen_shapes_hit_the_size_near_the_ladder(params, ladder):
         ({"params": 1e9, "tokens": 1e9, "parametrization": "mup"}, "parametrization"),
         ({"params": 1e9, "tokens": 1e9, "level": 80}, "level"),
         ({"params": [1e9], "tokens": 1e9}, "above 0"),
+        ({"params": 1e9, "tokens": 1e9, "batch_size": 8, "batch_tokens": 512}, "give one"),
+        ({"params": 1e9, "tokens": 1e9, "batch_tokens": 512, "context": 2048}, "less than one sequence"),
     ],
 )
 def test_bad_targets(target, say):
