@@ -42,7 +42,8 @@ def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
             )
     except pd.errors.EmptyDataError:
         raise UserError(f"table={path} is empty.") from None
-    except (ValueError, OSError, OverflowError, EOFError) as error:  # ParserError and ArrowInvalid are ValueErrors
+    # ParserError and ArrowInvalid are ValueErrors; damaged metadata of a parquet file fails in pandas as it may.
+    except (ValueError, OSError, OverflowError, EOFError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"table={path} cannot be read as {path.suffix or 'csv'}: {reason}") from None
     frame.columns = [str(name).strip() for name in frame.columns]
