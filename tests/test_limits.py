@@ -1,4 +1,4 @@
-"""Memory: a worker at the demo's sizes stays small enough that one per core fits on a laptop (470 MB eager, 640 compiled)."""
+"""Memory: a worker at the demo's sizes is small enough for one per core of a laptop (470 MB eager, 640 compiled)."""
 
 import os
 import subprocess
