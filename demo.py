@@ -15,11 +15,11 @@ from pathlib import Path
 
 OUT = Path(os.environ.get("HYPERLAW_DEMO_OUT", "out/demo")).absolute()
 # The target: wider than every model of the sweep, longer than every width it saw, at least 4x the FLOPs of its largest.
-TARGET = {"model.width": 64, "tpp": 18}
+TARGET = {"model.width": 64, "tpp": 16}
 PARAMETERIZATION = "mup"
 # Equal tokens for all widths: what the comparison of learning-rate transfer needs.
-EQUAL_TOKENS = "tokens == 491520"
-TOKENS_OF_LR_GRIDS = "tokens in [122880, 491520, 983040]"
+EQUAL_TOKENS = "tokens == 409600"
+TOKENS_OF_LR_GRIDS = "tokens in [102400, 409600, 819200]"
 NEIGHBOURS = [(1, 1), (0.5, 1), (2, 1), (1, 1 / 3), (1, 3)]  # (factor on LR, factor on tau)
 PHASES: dict[str, float] = {}
 
