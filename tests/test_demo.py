@@ -27,8 +27,9 @@ def demo(tmp_path, monkeypatch):
 
 def table(noise=0.01, seeds=40):
     draws = noise * np.random.default_rng(0).standard_normal((2, seeds))
-    rows = [{"width": w, "tokens": 1000, "parameterization": "mup", "lr": 0.01, "tau": 0.5, "seed": s, "status": "done",
-             "loss": 2 + x, "flops": 1e9} for w, row in zip((16, 24), draws, strict=True) for s, x in enumerate(row)]  # fmt: skip
+    same = {"tokens": 1000, "parameterization": "mup", "lr": 0.01, "tau": 0.5, "status": "done", "flops": 1e9}
+    rows = [{**same, "width": w, "seed": s, "loss": 2 + x}
+            for w, row in zip((16, 24), draws, strict=True) for s, x in enumerate(row)]  # fmt: skip
     return pd.DataFrame(rows)
 
 
