@@ -40,7 +40,7 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
     tokens, tau as in `tau`; each also the other way round, and only where the cell is empty. parameterization: of
     every run, where the table does not say. lr_adjusted: the column that holds the hidden matrices' LR ("lr" where no
     width rule applies). Without either, a table without lr_adjusted gets no tau. Raises UserError for columns that are
-    no numbers or out of their range.
+    no numbers or out of their range. What was assumed about divergence stands in `attrs["notes"]`.
     """
     df = frame.copy()
     for name in IDENTIFIERS:
@@ -56,7 +56,7 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
             )
     if "weight_decay" in df and (df["weight_decay"] < 0).any():
         raise UserError("weight_decay is below 0 in some rows; mend the table or filter with where=.")
-    _status(df)
+    df.attrs["notes"] = list(dict.fromkeys([*df.attrs.get("notes", []), *_status(df)]))
     if parameterization is not None:
         filled = df["parameterization"].fillna(parameterization) if "parameterization" in df else parameterization
         df["parameterization"] = filled
@@ -108,14 +108,23 @@ def _number(column: pd.Series, name: str) -> pd.Series:
     return numbers
 
 
-def _status(df: pd.DataFrame) -> None:
-    """A table without statuses: a finite loss is done, an infinite one diverged, none at all failed."""
+def _status(df: pd.DataFrame) -> list[str]:
+    """Statuses in the words of the Table, and notes. A table without them: a finite loss is done, an infinite one or
+    none at all diverged; an empty status goes by its loss, none at all failed. A column `diverged` of true and false
+    counts too."""
     if "loss" not in df and "status" not in df:
-        return
+        return []
+    notes = []
     loss = df["loss"] if "loss" in df else pd.Series(np.nan, index=df.index)
-    guess = np.select([np.isfinite(loss), np.isinf(loss)], ["done", "diverged"], "failed")
+    lost = "failed" if "status" in df else "diverged"
+    guess = np.select([np.isfinite(loss), np.isinf(loss)], ["done", "diverged"], lost)
     if "status" not in df:
         df["status"] = guess
+        if empty := int(loss.isna().sum()):
+            notes.append(f"{empty} rows have no loss, and the table has no status: taken as diverged.")
+    elif (flag := _flag(df["status"])) is not None:
+        df["status"] = np.where(flag.isna(), None, np.where(flag == 1, "diverged", "done"))
+        notes.append("status holds true and false: read as diverged and done.")
     given = df["status"].astype(object)
     given = given.where(given.notna(), guess)
     words = {word: STATUS_WORDS.get(str(word).lower(), str(word).lower()) for word in given.unique()}
@@ -123,6 +132,18 @@ def _status(df: pd.DataFrame) -> None:
     if unknown:
         raise UserError(f"status holds {unknown[0]!r}; known are {', '.join(STATUSES)}.")
     df["status"] = given.map(words)
+    flag = _flag(df["diverged"]) if "diverged" in df else None
+    if flag is not None and (marked := (flag == 1) & (df["status"] == "done")).any():
+        df.loc[marked, "status"] = "diverged"
+        notes.append(f"{int(marked.sum())} rows are diverged by the column diverged.")
+    return notes
+
+
+def _flag(column: pd.Series) -> pd.Series | None:
+    """1, 0 and NaN of a column of true and false (as such, as text, or as 1 and 0); None for any other."""
+    words = column.map(lambda cell: str(cell).strip().lower(), na_action="ignore")
+    values = words.map({"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0})
+    return values if column.notna().any() and (values.notna() | column.isna()).all() else None
 
 
 def _sizes(df: pd.DataFrame) -> None:
@@ -132,7 +153,10 @@ def _sizes(df: pd.DataFrame) -> None:
     def product(*names: str) -> pd.Series | None:
         return df[list(names)].prod(axis=1, skipna=False) if set(names) <= set(df) else None
 
-    _fill(df, "context", ratio("batch_tokens", "batch_size"))
+    length = ratio("batch_tokens", "batch_size")
+    if length is not None:  # tokens are whole: 2047.9999 is the noise of a quotient
+        length = length.round().where((length / length.round() - 1).abs() < 0.01, length)
+    _fill(df, "context", length)
     _fill(df, "batch_tokens", product("batch_size", "context"))
     _fill(df, "batch_size", ratio("batch_tokens", "context"))
     _fill(df, "tokens", product("steps", "batch_tokens"))

@@ -48,5 +48,5 @@ OUTCOMES = (
 # Columns of other trackers that are never settings.
 LABELS = (
     "id name run run_name display_name group tags notes url host hostname node gpu device user created created_at "
-    "runtime accuracy perplexity grad_norm val_loss eval_loss final_loss"
+    "runtime diverged accuracy perplexity grad_norm val_loss eval_loss final_loss"
 ).split()

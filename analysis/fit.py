@@ -74,7 +74,7 @@ def fit(table: pd.DataFrame, analysis: str, options: Options | Mapping[str, Any]
     optima = find_optima(
         found.slices, options.estimator, options.window, options.bootstrap, options.level, options.seed
     )
-    notes = [f"damaged: {line}" for line in table.attrs.get("damaged", [])] + found.notes
+    notes = [f"damaged: {line}" for line in table.attrs.get("damaged", [])] + df.attrs.get("notes", []) + found.notes
     result = FitResult(analysis, [], [], notes)
     groups = _groups(optima)
     for members in groups:

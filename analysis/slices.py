@@ -98,7 +98,7 @@ def partition(
     for name in by:
         if name not in df:
             raise UserError(f"by=[{name}]: the table has no such column.")
-    settings = combine(*[pd.factorize(df[name], sort=False)[0] for name in names]) if names else np.zeros(len(df), int)
+    settings = combine(*[_setting_codes(df, name) for name in names]) if names else np.zeros(len(df), int)
     columns = _arrays(df, (*targets, *GIVEN, *HELD_COLUMNS, *extra))
     slices, ignored, parting, moving = [], 0, set(), set()
     for code in np.unique(settings):
@@ -149,6 +149,10 @@ def _missing(name: str, df: pd.DataFrame) -> str:
             "tau needs the LR of the hidden matrices: give columns.lr_adjusted=..., or say parameterization=standard\n"
             "or lr_adjusted=lr if no width rule changes it."
         )
+    if name == "tau" and {"weight_decay", "lr_adjusted"} <= set(df):
+        absent = [column for column in ("batch_size", "context", "tokens") if column not in df]
+        said = f"{' and '.join(absent)} (or batch_tokens, or steps)" if absent else "weight_decay_adjusted"
+        return f"tau needs the share of one batch in the tokens: the table has no {said}; map columns.NAME=THEIRS."
     needs = {
         "tau": "lr_adjusted, weight_decay and steps (or tokens and batch)",
         "batch_size": "batch_tokens and context",
@@ -209,6 +213,13 @@ def _moved(targets: Sequence[str], profile: Sequence[str], df: pd.DataFrame) -> 
     """What is tuned or profiled out: another column may follow from it."""
     decay = DECAY if set(DECAY) & set(profile) else ()
     return [name for name in dict.fromkeys((*targets, *profile, *decay)) if name in df]
+
+
+def _setting_codes(df: pd.DataFrame, name: str) -> np.ndarray:
+    """Equal values; numbers but for rounding, and contexts within 1 % (quotients of rounded batches)."""
+    if pd.api.types.is_float_dtype(df[name]) and not (df[name] < 0).any():
+        return cluster(df[name], tolerance=0.01 if name == "context" else 1e-6)
+    return pd.factorize(df[name], sort=False)[0]
 
 
 def _held_codes(df: pd.DataFrame, name: str) -> np.ndarray:

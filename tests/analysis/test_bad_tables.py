@@ -33,7 +33,8 @@ def test_infinite_losses_are_diverged_and_missing_ones_are_named():
     assert fit(table, "lr").laws[0]["n"] == 9
     table["loss"] = TABLE["loss"].where(table.index % 9 != 0, np.nan)
     result = fit(table, "lr")
-    assert any("not used: 8 failed" in note for note in result.notes)
+    assert any("8 rows have no loss, and the table has no status: taken as diverged" in note for note in result.notes)
+    assert sum(s["status"].count("diverged") for s in result.slices) == 8
     result = fit(table.assign(status="done"), "lr")
     assert any("8 rows are done but have no loss" in note for note in result.notes)
 

@@ -161,3 +161,17 @@ def test_swept_warmup_and_cooldown_are_held(name):
     table = grid(batch_size=batches, tau=[0.2])
     table[name] = 100 * table["batch_tokens"]  # follows from the batch
     assert [len(s.rows) for s in partition(table, "batch").slices] == [5]
+
+
+def test_settings_part_by_more_than_rounding():
+    table = grid(lr=LADDER, weight_decay=[0.1], beta2=[0.99, 0.999])
+    assert len(partition(table, "lr").slices) == 2
+    noise = 1 + 1e-9 * np.arange(len(table))
+    noisy = table.assign(beta2=table["beta2"] * noise, context=table["context"] * (1 + 0.008 * (np.arange(len(table)) % 2)))
+    assert len(partition(noisy, "lr").slices) == 2
+
+
+def test_tau_says_which_column_it_lacks():
+    table = pd.DataFrame({"lr": LADDER, "weight_decay": 0.1, "batch_size": 8, "tokens": 2e7, "params": 1e6, "loss": 2.0})
+    with pytest.raises(UserError, match="no context"):
+        partition(canonical(table, "standard"), "tau")

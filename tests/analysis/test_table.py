@@ -67,6 +67,26 @@ def test_derived_columns_and_idempotence():
     pd.testing.assert_frame_equal(canonical(frame), frame)
 
 
+@pytest.mark.parametrize("flags", [[True, False], ["true", "False"], [1, 0], ["1.0", "0.0"]])
+def test_flags_of_divergence(flags):
+    frame = canonical(pd.DataFrame({"status": flags, "loss": [7.0, 2.0]}))
+    assert list(frame["status"]) == ["diverged", "done"] and any("true and false" in n for n in frame.attrs["notes"])
+    frame = canonical(pd.DataFrame({"diverged": flags, "loss": [7.0, 2.0], "status": ["finished", None]}))
+    assert list(frame["status"]) == ["diverged", "done"] and any("1 rows are diverged" in n for n in frame.attrs["notes"])
+    assert canonical(frame).attrs["notes"] == frame.attrs["notes"]
+
+
+def test_a_column_diverged_that_is_no_flag_is_passed_over():
+    frame = canonical(pd.DataFrame({"diverged": ["at step 3", "no"], "loss": [7.0, 2.0]}))
+    assert list(frame["status"]) == ["done", "done"] and frame.attrs["notes"] == []
+
+
+def test_a_quotient_of_float_batches_is_one_context():
+    batch = np.array([3, 7, 11, 48])
+    frame = canonical(pd.DataFrame({"batch_size": batch, "batch_tokens": batch * 2048 * (1 + 1e-12), "loss": 2.0}))
+    assert (frame["context"] == 2048).all()
+
+
 def test_run_ids_stay_text(tmp_path):
     file = tmp_path / "t.csv"
     file.write_text("name,loss\n0012,2\n1e5,2\n12345678901234567890,2\n")
