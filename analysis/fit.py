@@ -28,6 +28,7 @@ from analysis.optimum import Optimum, find_optima
 from analysis.options import ANALYSES, PREDICTORS, Options
 from analysis.query import mask, select
 from analysis.slices import DECAY, Partition, partition
+from analysis.surface import censored
 from analysis.views import slice_views
 
 SAMPLED = (
@@ -187,7 +188,7 @@ def _fit_law(optima, held, target: int, name: str, analysis: str, options: Optio
     law = fit_power_law(values, y, chosen.kept, own, own_dof)
     if law.covariance is None:
         notes.append(f"{len(optima)} optima for {len(law.beta)} parameters: no interval can be given.")
-    notes += _unheld(optima, chosen.kept)
+    notes += _unheld(optima, chosen.kept) + _bent(optima, options)
     heldout, predictions, line = _score(values, y, held, chosen.kept)
     notes += [line] if line else []
     return (
@@ -283,6 +284,19 @@ def _unheld(optima: list[Optimum], predictors: list[str]) -> list[str]:
                 f"{name} differs among the slices ({min(values):.3g} to {max(values):.3g}) and is no predictor."
             )
     return lines
+
+
+def _bent(optima: list[Optimum], options: Options) -> list[str]:
+    """Where the window (analysis/window.py) left rows out, it did so for cubic terms."""
+    if options.window != "auto" or options.estimator != "quadratic":
+        return []
+    bent = sum(int(o.used.sum()) < int((~censored(o.slice.loss, o.slice.diverged)).sum()) for o in optima)
+    if not bent:
+        return []
+    return [
+        f"the basin is bent in {bent} of {len(optima)} slices, whose outer values are left out: optima and coefficient may "
+        "be off by up to 1/4 octave, exponents less."
+    ]
 
 
 def _ranges(values: list[dict], names: set[str]) -> dict:

@@ -124,6 +124,8 @@ def _check(content: Any, path: Path) -> None:
                     f"{path}: law {i} ({law['name']}), parameter {symbol} must be "
                     '{"value": NUMBER, "low": NUMBER or null, "high": NUMBER or null}.'
                 )
+            if entry.get("value") is not None and not _finite(entry["value"]):
+                raise UserError(f"{path}: law {i} ({law['name']}), the value of {symbol} is not finite; mend or remove it.")
         behind = law.get("behind") or {}
         if isinstance(behind, dict) and not all(_words(names) for names in behind.values()):
             raise UserError(f'{path}: law {i} ({law["name"]}), "behind" must hold lists of predictors.')
@@ -143,6 +145,13 @@ def _check_keys(entry: dict, where: str, objects: tuple[str, ...]) -> None:
 
 def _words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _numbers(values: Any) -> bool:

@@ -200,7 +200,14 @@ def _interpolated(s: Slice, estimator: str, verdict: str) -> Optimum:
 
 
 def _curve(nodes: np.ndarray, means: np.ndarray, estimator: str) -> Callable:
+    """The interpolant, NaN beyond its nodes; those are rounded, so a measured value may lie a rounding beyond them."""
+
+    def inside(x: np.ndarray) -> np.ndarray:
+        x = np.asarray(x, float)[..., 0]
+        clipped = np.clip(x, nodes[0], nodes[-1])
+        return np.where(np.abs(x - clipped) < 1e-8, clipped, np.nan)
+
     if estimator == "akima":
         akima = interpolate.Akima1DInterpolator(nodes, means)
-        return lambda x: akima(np.asarray(x)[..., 0], extrapolate=False)
-    return lambda x: np.interp(np.asarray(x)[..., 0], nodes, means, left=np.nan, right=np.nan)
+        return lambda x: akima(inside(x), extrapolate=False)
+    return lambda x: np.interp(inside(x), nodes, means)

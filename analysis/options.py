@@ -101,7 +101,8 @@ def _check(key: str, value: Any, default: Any) -> Any:
 def _one_of(key: str, *choices: str):
     def check(value: Any) -> str:
         if str(value) not in choices:
-            raise UserError(f"{key}={value} must be one of {', '.join(choices)}{nearest(value, choices).rstrip('.')}.")
+            near = nearest(value, choices)
+            raise UserError(f"{key}={value} must be one of {', '.join(choices)}{near if 'mean' in near else '.'}")
         return str(value)
 
     return check

@@ -1,9 +1,9 @@
 """`where=`: a checked subset of the pandas query grammar, walked over the frame and never evaluated as Python.
 
 Allowed: column names (`with spaces` in backticks), numbers, texts, lists, True, False, None; < <= > >= == !=, chained;
-in, not in; and, or, not (also & | ~ with the precedence of and, or, not); + - * / ** on numbers; parentheses.
-Run ids compare as text, written with or without quotes. A comparison with an empty cell is false (`!=` is true), as
-in pandas.
+in, not in; and, or, not (also & | ~ with the precedence of and, or, not); + - * / // % ** on numbers; parentheses.
+`index` is the row's label where no column has that name. Run ids compare as text, written with or without quotes. A
+comparison with an empty cell is false (`!=` is true), as in pandas.
 """
 
 import ast
@@ -32,6 +32,8 @@ ARITHMETIC: dict[type, Callable] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
 WORDS = {"&": " and ", "|": " or ", "~": " not "}
@@ -145,6 +147,8 @@ class _Walker:
 
     def column(self, name: str) -> pd.Series:
         name = self.names.get(name, name)
+        if name == "index" and name not in self.frame:
+            return pd.Series(self.frame.index)
         if name not in self.frame:
             raise UserError(f"where={self.where}: the table has no column {name}{nearest(name, self.frame.columns)}")
         return self.frame[name].reset_index(drop=True)

@@ -174,3 +174,9 @@ def test_options_are_checked(given, match):
     with pytest.raises(UserError, match=match) as error:
         Options.from_dict(given)
     assert len(str(error.value).splitlines()) <= 2
+
+
+def test_choices_are_listed_once():
+    with pytest.raises(UserError) as error:
+        Options.from_dict({"estimator": "foo"})
+    assert str(error.value) == "estimator=foo must be one of quadratic, argmin, akima."

@@ -129,7 +129,26 @@ def test_five_values_are_never_windowed():
     assert choose_windows([rows(loss, X[2:7])])[0].all()
 
 
+def test_a_law_says_that_basins_are_bent():
+    def law(loss, **options):
+        tables = [pd.DataFrame({"params": n, "tokens": 2e7, "lr": X, "loss": loss}) for n in (1e6, 4e6, 16e6)]
+        return fit(pd.concat(tables), "lr", options).laws[0]
+
+    bent = 2 + 0.01 * Z**2 + 0.002 * Z**3
+    assert any("bent in 3 of 3 slices" in note for note in law(bent)["notes"])
+    for straight in (law(2 + 0.01 * Z**2 + noise(0.001)), law(bent, window="none"), law(bent, estimator="argmin")):
+        assert not any("bent" in note for note in straight["notes"])
+
+
 # ---- estimators
+
+
+@pytest.mark.parametrize("estimator", ["argmin", "akima"])
+def test_no_curve_is_lost_to_rounding(estimator):
+    for shift in (1.0, 1.1, 1.3, 1.7):
+        table = pd.DataFrame({"params": 1e6, "tokens": 2e7, "lr": X * shift, "loss": 2 + 0.01 * Z**2})
+        curve = fit(table, "lr", {"estimator": estimator}).slices[0]["curve"]
+        assert curve is not None and np.isfinite(curve["loss"]).all()
 
 
 def test_argmin_and_akima():

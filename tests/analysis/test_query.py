@@ -34,6 +34,10 @@ SAME_AS_PANDAS = [
     "-seed <= -2",
     "optimizer != 'adamw'",
     "seed ** 2 > 3 or flag",
+    "seed % 2 == 1",
+    "-seed // 2 < -1 or params % 2e6 == 0",
+    "index > 1 and seed < 3",
+    "index in [0, 3]",
 ]
 
 
@@ -65,6 +69,9 @@ def test_run_ids_compare_as_text():
     ]
     + [
         "@x > 1",
+        "seed % 'a' > 1",
+        "index.max() > 1",
+        "1 % 0 > 1",
         "9**9**9**9 > 1",
         "optimizer < 3",
         "seed = 1",
