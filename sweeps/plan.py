@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +192,7 @@ def make_plan(
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
     workers = worker_count(launcher, kind)
     shapes = CompiledShapes(cache)
-    groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes)
+    groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes, kind)
                    for key, members in by_key.items())  # fmt: skip
     return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts)
 
@@ -203,9 +206,22 @@ def worker_count(launcher: LauncherConfig, kind: str) -> int:
     return max(len(cores()) // launcher.threads, 1)
 
 
-def _group(key: str, points: list[Point], rates: Rates, mode: str, workers: int, cached: bool) -> Group:
+def missing_for_compile(kind: str) -> str | None:
+    """What PyTorch's compiler needs on a CPU and does not find: a C++ compiler, Python's headers; None if all is there."""
+    if kind != "cpu":
+        return None
+    if not shutil.which(os.environ.get("CXX") or "g++"):
+        return "a C++ compiler (g++)"
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return None if headers.is_file() else "Python.h"
+
+
+def _group(key: str, points: list[Point], rates: Rates, mode: str, workers: int, cached: bool,
+           kind: str) -> Group:  # fmt: skip
     """Compile where it repays itself: what it takes, once per worker, against what its faster steps save."""
     eager = sum(rates.seconds(point, compiled=False) for point in points)
+    if mode == "auto" and (missing := missing_for_compile(kind)):
+        return Group(key, tuple(points), False, f"{missing} is missing here", eager)
     first = rates.compile_warm if cached else rates.compile_cold
     compilation = first + (min(workers, len(points)) - 1) * rates.compile_warm
     compiled = sum(rates.seconds(point, compiled=True) for point in points) + compilation

@@ -70,6 +70,15 @@ def test_compile_only_where_it_repays_itself(plan_of):
         plan_of(max_attempts=0)
 
 
+def test_nothing_is_compiled_where_there_is_no_compiler(plan_of, monkeypatch):
+    """`make demo` needs Python and make, nothing else: without g++ it trains eager instead of failing."""
+    words = ("tpp=2000", "model.width=32")
+    assert plan_of(*words).groups[0].compile
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (group,) = plan_of(*words).groups
+    assert not group.compile and "C++ compiler" in group.reason
+
+
 def test_the_text_fits_and_says_where_its_numbers_come_from(plan_of):
     widths = ",".join(str(16 * i) for i in range(1, 40))
     text = plan_of(f"model.width={widths}", "batch_size=8,16").render()
