@@ -20,7 +20,7 @@ TIMES = ("device_seconds", "compile_seconds", "runtime")
 def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
     # Checkpoints are written where the loop looks up: at validations too.
     fractions = ",".join(f"{i / 16}" for i in range(1, 16))
-    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", f"validation.fractions=[{fractions}]", tokens=24_576)
+    points, config = tiny("seed=0,1", "optimizer.lr=2e-3,1e-2,30", f"validation.fractions=[{fractions}]", tokens=327_680)
     undisturbed = launch(points, config, "undisturbed")
     assert undisturbed.exit_status == 0 and undisturbed.done >= 4
     kinds, resumed = kill_and_finish(points, background)
@@ -70,7 +70,7 @@ def kill_and_finish(points, background):
             launcher.wait()
     if launcher.poll() is not None:
         launcher = background(points, "killed", max_attempts=1000)
-    out, err = launcher.communicate(timeout=120)
+    out, err = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, err
     return kinds, resumed
 

@@ -86,7 +86,8 @@ def test_crashes_are_recorded_as_failed_once_attempts_are_used_up(tiny, backgrou
     state = read_states(points, tmp_path / "out/runs")[points[0].id]
     assert state.status == "failed" and state.reason["type"] == "worker_SIGSEGV"
     report = status(points, tmp_path / "out/runs")
-    assert "SIGSEGV" in render_status(report) and max(map(len, render_status(report).splitlines())) < 100
+    lines = render_status(report | {"runs": "out/runs"}).splitlines()  # how long the folder's name is, is not ours
+    assert any("SIGSEGV" in line for line in lines) and max(map(len, lines)) < 100
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
