@@ -48,6 +48,9 @@ def kill_and_finish(points, background):
         training = {a.pid for a, begun in attempts if a and a.live(60) and a.number == begun}
         return training & set(background.children(launcher))
 
+    def saved():
+        return list((background.folder / "killed/runs").glob("*/checkpoints/step-*"))
+
     rng = random.Random(SEED)
     kinds, resumed = {"worker": 0, "launcher": 0, "all": 0}, 0
     # Of 20 kills a few: each of the others starts everything anew.
@@ -57,7 +60,9 @@ def kill_and_finish(points, background):
         if launcher is None or launcher.poll() is not None:
             launcher = background(points, "killed", checkpoint_seconds=0.02, max_attempts=1000)
         background.wait_for(lambda launcher=launcher: holders(launcher.pid) or launcher.poll() is not None)
-        time.sleep(rng.uniform(0.0, 1.0))
+        if rng.random() < 0.7:  # most kills after a first checkpoint, the others at any moment
+            background.wait_for(lambda launcher=launcher: saved() or launcher.poll() is not None)
+        time.sleep(rng.uniform(0.0, 0.6))
         workers = background.children(launcher.pid)
         training = [pid for pid in holders(launcher.pid) if pid in workers] or workers
         victims = {"worker": rng.sample(training, min(1, len(training))), "launcher": [launcher.pid],
@@ -65,7 +70,7 @@ def kill_and_finish(points, background):
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         kinds[kind] += 1
-        resumed += bool(list((background.folder / "killed/runs").glob("*/checkpoints/step-*")))
+        resumed += bool(saved())
         if launcher.pid in victims:
             launcher.wait()
     if launcher.poll() is not None:
