@@ -17,7 +17,6 @@ import yaml
 from harness.files import read_json, write_atomic
 from harness.point import SCHEMA, Point
 
-FINISHED = ("done", "diverged")
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
 CURVE = ("step", "tokens", "lr", "train_loss", "validation_loss", "grad_norm")
 
