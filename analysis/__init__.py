@@ -7,10 +7,11 @@
 """
 
 from analysis.errors import UserError
-from analysis.fit import FitResult, fit
+from analysis.fit import fit
 from analysis.options import Options
 from analysis.recommend import as_table, recommend
 from analysis.report import as_text
+from analysis.result import FitResult
 from analysis.table import read_runs, read_table, write_table
 
 # After the functions that share a submodule's name, so that `analysis.fit` is the function.

@@ -50,9 +50,10 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
         if name in df:
             df[name] = _number(df[name], name)
     for name in POSITIVE:
-        if name in df and (bad := df[name] <= 0).any():
+        if name in df and (bad := (df[name] <= 0) | np.isinf(df[name])).any():
             raise UserError(
-                f"{name} is not above 0 in {int(bad.sum())} of {len(df)} rows; mend the table or filter with where=."
+                f"{name} is not above 0 and finite in {int(bad.sum())} of {len(df)} rows; mend the table or filter with "
+                "where=."
             )
     if "weight_decay" in df and (df["weight_decay"] < 0).any():
         raise UserError("weight_decay is below 0 in some rows; mend the table or filter with where=.")

@@ -13,10 +13,10 @@ import pandas as pd
 
 from analysis import laws_io, report
 from analysis.errors import UserError
-from analysis.fit import FitResult
 from analysis.fit import fit as fit_laws
 from analysis.recommend import recommend as recommend_from
 from analysis.request import options
+from analysis.result import FitResult
 from analysis.table import read_runs, read_table
 
 COLUMN_OF = {"model.width": "width", "model.depth": "depth", "model.context": "context", "optimizer.lr": "lr",
@@ -62,17 +62,20 @@ def save(fitted: FitResult, out: str | os.PathLike, figures: str | os.PathLike |
             if any(law["name"] == name for law in fitted.laws):
                 files.append(figures / f"{prefix}_law.png")
                 plots.laws_against_scale(files[-1], fitted.laws, fitted.optima, name)
+        for name, draw in fitted.figures.items():
+            files.append(figures / f"{name}.png")
+            draw(files[-1])
     except OSError as e:
         raise UserError(f"cannot write {e.filename or out}: {e.strerror or e}; choose another out=DIR.") from None
     return files
 
 
 def as_json(fitted: FitResult) -> dict:
-    return report.as_json(fitted.laws, fitted.optima, fitted.notes)
+    return report.as_json(fitted.laws, fitted.optima, fitted.notes, fitted.tables)
 
 
 def as_text(fitted: FitResult) -> str:
-    return report.as_text(fitted.laws, fitted.optima, fitted.notes)
+    return report.as_text(fitted.laws, fitted.optima, fitted.notes, fitted.tables)
 
 
 def recommend(given: Mapping[str, Any], count: Callable[[int, int, dict], int] | None = None) -> dict:

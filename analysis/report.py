@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
 from analysis.laws_io import clean
 from analysis.predict import LEVEL, in_numbers, off, predictors, usable
 from analysis.region import same
@@ -17,19 +19,30 @@ SHOWN = (
 )  # fmt: skip
 
 
-def as_json(laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = ()) -> dict:
-    """The one object that `hyperlaw fit --json` prints: the entries of laws.json and the notes, finite or null."""
-    return clean({"laws": list(laws), "optima": list(optima), "notes": list(notes)})
+Tables = Mapping[str, pd.DataFrame]
 
 
-def as_text(laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = ()) -> str:
-    """Optima by target, then laws, then notes, in lines of less than 120 characters."""
+def as_json(
+    laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = (), tables: Tables | None = None
+) -> dict:
+    """The one object that `hyperlaw fit --json` prints: the entries of laws.json, the notes, and tables as lists of
+    rows; numbers finite or null."""
+    rows = {title: table.to_dict("records") for title, table in (tables or {}).items()}
+    return clean({"laws": list(laws), "optima": list(optima), "notes": list(notes), "tables": rows})
+
+
+def as_text(
+    laws: Sequence[Mapping], optima: Sequence[Mapping], notes: Sequence[str] = (), tables: Tables | None = None
+) -> str:
+    """Optima by target, then laws, tables and notes, in lines of less than 120 characters."""
     parts = []
     for target in dict.fromkeys(optimum.get("target", "") for optimum in optima):
         parts.append(optima_table([optimum for optimum in optima if optimum.get("target", "") == target], target))
     parts += [law_lines(law) for law in laws]
     if not laws:
-        parts.append("no law: a law needs interior optima at two scales or more.")
+        wanted = ": a law needs interior optima at two scales or more" if optima else ""
+        parts.append(f"no law{wanted}.")
+    parts += [table_lines(title, table) for title, table in (tables or {}).items()]
     if notes:
         parts.append("\n".join(_wrap(f"- {note}") for note in dict.fromkeys(notes)))
     return "\n\n".join(parts)
@@ -61,6 +74,16 @@ def optima_table(optima: Sequence[Mapping], target: str) -> str:
     return "\n".join(lines)
 
 
+def table_lines(title: str, table: pd.DataFrame) -> str:
+    """A table under its title, numbers in four digits, at most 60 rows."""
+    rows = [list(map(str, table.columns))]
+    rows += [["" if pd.isna(cell) else _cell(cell) for cell in row] for row in table.head(MOST_ROWS).itertuples(index=False)]
+    lines = [_wrap(title), *(f"  {line}"[:WIDTH] for line in _aligned(rows))]
+    if len(table) > MOST_ROWS:
+        lines.append(f"  ... and {len(table) - MOST_ROWS} more rows (--json has all)")
+    return "\n".join(lines)
+
+
 def law_lines(law: Mapping) -> str:
     """A law in two or three lines: numbers with intervals, quality, what was constant."""
     name, unit = law["name"], f" ({law['unit']})" if law.get("unit") else ""
@@ -76,7 +99,7 @@ def law_lines(law: Mapping) -> str:
     if law.get("r2") is not None:
         quality.append(f"R2 {law['r2']:.3f}")
     if law.get("n") is not None:
-        quality.append(f"{law['n']} optima")
+        quality.append(f"{law['n']} {law.get('counts', 'optima')}")
     held = law.get("heldout") or {}
     if held.get("mean_abs_log_error") is not None:
         quality.append(f"held out ({held.get('n')} largest): {off(held['mean_abs_log_error'])} off")

@@ -121,7 +121,7 @@ def test_errors_are_one_or_two_lines_and_name_the_nearest(tmp_path):
         rename(frame, {"param": "learning_rate"})
     with pytest.raises(UserError, match="'fast'"):
         canonical(pd.DataFrame({"lr": ["1e-3", "fast"]}))
-    with pytest.raises(UserError, match="params is not above 0 in 1 of 2"):
+    with pytest.raises(UserError, match="params is not above 0 and finite in 1 of 2"):
         canonical(pd.DataFrame({"params": [1e6, -1], "loss": 2.0}))
     with pytest.raises(UserError, match="running"):
         canonical(pd.DataFrame({"status": ["sleeping"], "loss": 2.0}))
