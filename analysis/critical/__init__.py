@@ -1,0 +1,1 @@
+"""Critical batch size from sweeps and from steps-to-target tables."""

@@ -1,0 +1,1 @@
+"""Loss along training: annealing laws across schedules, optimal schedules, collapse."""

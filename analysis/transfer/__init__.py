@@ -1,0 +1,1 @@
+"""How well hyper-parameters transfer across scale: metrics, sensitivity, compute multipliers."""
