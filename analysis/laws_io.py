@@ -3,8 +3,9 @@
     {"laws": [LAW, ...], "optima": [OPTIMUM, ...]}
 
 A fit replaces the entries of its own analysis and keeps the rest; what it writes comes last, and of several laws of one
-name the last is the one that `recommend` uses. Numbers are finite or null. A file written by hand needs of each law
-only `name` and `parameters`.
+name the last is the one that `recommend` uses. Fits that write into one folder at once wait for each other
+(analysis/lock.py), so that none loses another's entries. Numbers are finite or null. A file written by hand needs of
+each law only `name` and `parameters`.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from analysis.errors import UserError
+from analysis.lock import exclusive
 
 FILE = "laws.json"
 
@@ -78,15 +80,16 @@ def write(out: str | os.PathLike, analysis: str, laws: list[dict], optima: list[
     Every entry is given the key `analysis`. An existing file that cannot be read is left alone (UserError).
     """
     path = location(out)
-    kept = read(path) if path.exists() else {"laws": [], "optima": []}
-    merged = {
-        key: [entry for entry in kept[key] if entry.get("analysis") != analysis]
-        + [{**clean(entry), "analysis": analysis} for entry in new]
-        for key, new in (("laws", laws), ("optima", optima))
-    }
-    _check(merged, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomic(path, (json.dumps(merged, indent=1, allow_nan=False) + "\n").encode())
+    with exclusive(path.parent):
+        kept = read(path) if path.exists() else {"laws": [], "optima": []}
+        merged = {
+            key: [entry for entry in kept[key] if entry.get("analysis") != analysis]
+            + [{**clean(entry), "analysis": analysis} for entry in new]
+            for key, new in (("laws", laws), ("optima", optima))
+        }
+        _check(merged, path)
+        _write_atomic(path, (json.dumps(merged, indent=1, allow_nan=False) + "\n").encode())
     return path
 
 

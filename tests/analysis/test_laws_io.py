@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import laws_io
+from analysis import laws_io, lock
 from analysis.errors import UserError
 
 
@@ -96,3 +100,41 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         laws_io.write(tmp_path, "tau", [law("tau")], [])
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+from analysis import lock, laws_io
+if sys.argv[3] == "file":
+    lock.fcntl = None
+for i in range(25):
+    law = {"name": sys.argv[2], "given": {}, "parameters": {"coefficient": {"value": float(i)}}}
+    laws_io.write(sys.argv[1], f"{sys.argv[2]}{i}", [law], [])
+"""
+
+
+@pytest.mark.parametrize("kind", ["flock", "file"])
+def test_two_fits_into_one_folder_at_once_keep_each_other(tmp_path, kind):
+    """2 x 25 writes by two processes: without the lock, entries of one are read before the other's are written."""
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [
+        subprocess.Popen([*command, name, kind], cwd=root, env={**os.environ, "PYTHONPATH": root}) for name in ("lr", "tau")
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert sorted(names(tmp_path)) == sorted((f"{name}{i}", name) for name in ("lr", "tau") for i in range(25))
+    assert [path.name for path in tmp_path.iterdir()] == ["laws.json"]
+
+
+def test_a_lock_that_is_held_is_named_and_a_dead_one_is_passed_over(tmp_path, monkeypatch):
+    with lock.exclusive(tmp_path), pytest.raises(UserError, match="another process has held"):
+        with lock.exclusive(tmp_path, wait=0.05):
+            pass
+    monkeypatch.setattr(lock, "fcntl", None)
+    left = tmp_path / ".lock"
+    left.touch()
+    with pytest.raises(UserError, match="another process"), lock.exclusive(tmp_path, wait=0.05):
+        pass
+    os.utime(left, (0, 0))
+    laws_io.write(tmp_path, "lr", [law()], [])
+    assert not left.exists()
