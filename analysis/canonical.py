@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.columns import CANONICAL, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES
+from analysis.columns import CANONICAL, FURTHER, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES
 from analysis.errors import UserError, nearest
 
 # Parameterizations that leave LR and weight decay of the hidden matrices as they are.
@@ -19,7 +19,7 @@ def rename(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> pd.DataFra
     Raises UserError for an unknown canonical name or a column that is not there, with the nearest that is.
     """
     columns = dict(columns or {})
-    known = set(CANONICAL) | set(SETTINGS)
+    known = {*CANONICAL, *SETTINGS, *FURTHER}
     for canonical, theirs in columns.items():
         if canonical not in known:
             raise UserError(

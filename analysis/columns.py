@@ -12,12 +12,14 @@ CANONICAL = (
     "device_seconds"
 ).split()
 
+FURTHER = ("steps_to_target", "target_loss")  # of tables for analysis=critical_batch
+
 TEXT = ("run_id", "trunk", "status", "weight_decay_mode", "schedule", "optimizer", "parameterization")
 IDENTIFIERS = ("run_id", "trunk")  # compared as text, also where a reader takes them for numbers
-NUMBERS = tuple(name for name in CANONICAL if name not in TEXT and name != "seed")
+NUMBERS = (*(name for name in CANONICAL if name not in TEXT and name != "seed"), *FURTHER)
 POSITIVE = (
     "params params_total params_non_embedding width depth base_width base_depth context tokens tpp batch_size "
-    "batch_tokens steps lr lr_adjusted tau flops"
+    "batch_tokens steps lr lr_adjusted tau flops steps_to_target target_loss"
 ).split()
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
@@ -43,7 +45,7 @@ SCALE = "params width depth head_dim n_heads n_kv_heads ffn_width vocab".split()
 OUTCOMES = (
     "run_id status seed data_seed trunk loss train_loss device_seconds micro_batch flops steps tpp tokens epochs "
     "batch_size batch_tokens params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens "
-    "cooldown_tokens"
+    "cooldown_tokens steps_to_target target_loss"
 ).split()
 # Columns of other trackers that are never settings.
 LABELS = (
