@@ -8,32 +8,16 @@ import numpy as np
 import pandas as pd
 
 from analysis import profile
-from analysis.columns import CANONICAL
 from analysis.errors import UserError, nearest
-from analysis.law import (
-    as_dict,
-    choose_predictors,
-    finite,
-    fit_power_law,
-    largest_scales,
-    lookup,
-    own_covariance,
-)
+from analysis.law import finite, largest_scales, lookup
 from analysis.optimum import Optimum, find_optima
 from analysis.options import PREDICTORS, Options
 from analysis.prepare import prepare
 from analysis.query import mask
 from analysis.result import FitResult
-from analysis.slices import DECAY, Partition, partition
-from analysis.surface import censored
+from analysis.slices import Partition, partition
+from analysis.tuned import fit_tuned, given, unit
 from analysis.views import slice_views
-
-SAMPLED = (
-    *("params", "tokens", "tpp", "batch_size", "batch_tokens", "lr", "weight_decay", "tau"),
-    *("width", "depth", "head_dim", "vocab"),
-)
-RANGED = ("params", "tokens", "tpp", "batch_size")
-UNITS = {"lr": "base peak learning rate", "tau": "share of the training tokens", "weight_decay": "base weight decay"}
 
 
 def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
@@ -42,9 +26,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
     df = prepare(table, options)
     _check_predictors(df, analysis, options)
     found = _partition(df, analysis, options)
-    optima = find_optima(
-        found.slices, options.estimator, options.window, options.bootstrap, options.level, options.seed
-    )
+    optima = find_optima(found.slices, options.estimator, options.window, options.bootstrap, options.level, options.seed)
     result = FitResult(analysis, notes=df.attrs.get("notes", []) + found.notes)
     groups = _groups(optima)
     for members in groups:
@@ -60,9 +42,7 @@ def _check_predictors(df: pd.DataFrame, analysis: str, options: Options) -> None
     if isinstance(options.predictors, dict):
         for law in options.predictors:
             if law not in PREDICTORS[analysis]:
-                raise UserError(
-                    f"predictors.{law}: analysis={analysis} has no such law{nearest(law, PREDICTORS[analysis])}"
-                )
+                raise UserError(f"predictors.{law}: analysis={analysis} has no such law{nearest(law, PREDICTORS[analysis])}")
     for law in PREDICTORS[analysis]:
         columns, named = options.predictors_of(analysis, law)
         for name in columns if named else ():
@@ -98,87 +78,32 @@ def _groups(optima: list[Optimum]) -> list[list[Optimum]]:
 
 
 def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis: str, options: Options) -> None:
-    """Appends laws, optima, notes and slices of one combination of settings."""
+    """Appends laws, optima, notes, tables and slices of one combination of settings."""
     inside = [o for o in optima if o.verdict == "interior"]
     held = _held_out(inside, options)
-    predictions = {}
+    predictions, own = {}, []
     for i, column in enumerate(optima[0].slice.targets):
         name = "batch_size" if column == "batch_tokens" else column
-        law, log_values, notes = _fit_law(inside, held, i, name, analysis, options)
-        result.notes += [f"{name}{f' ({settings})' if settings else ''}: {line}" for line in notes]
-        if log_values is not None:
-            predictions[i] = log_values
-        if law is not None:
-            law |= {"name": name, "given": _given(optima), "unit": _unit(column, optima[0]), "notes": notes}
-            result.laws.append({"analysis": analysis, **law})
+        what = f"{name} ({settings})" if settings else name
+        tuned = fit_tuned(inside, held, i, name, analysis, options)
+        result.notes += [f"{what}: {line}" for line in (*tuned.notes, *tuned.lines)]
+        if tuned.comparison is not None and not tuned.comparison.empty:
+            result.tables[f"{what}: predictors, each set on the same {len(inside)} optima"] = tuned.comparison
+        if tuned.predicted is not None:
+            predictions[i] = tuned.predicted
+        if tuned.law is not None:
+            about = {"name": name, "given": given(optima), "unit": unit(column, optima[0]), "notes": tuned.notes}
+            own.append({"analysis": analysis, **tuned.law, **about})
     if len(predictions) == len(optima[0].slice.targets):
         excess = _excess(inside, held, np.stack([predictions[i] for i in sorted(predictions)], axis=1))
-        for law in result.laws[-len(predictions) :]:
+        for law in own:
             law["heldout"]["mean_excess_loss"] = excess
+    result.laws += own
     out = {id(o) for o, heldout in zip(inside, held, strict=True) if heldout}
     for o in optima:
         entries = _as_optima(o, analysis, id(o) in out)
         result.optima += entries
         result.slices += slice_views(o, entries)
-
-
-def _fit_law(optima, held, target: int, name: str, analysis: str, options: Options):
-    """(law or None, log predictions at the held-out slices by the refit without them or None, notes)."""
-    wanted, named = options.predictors_of(analysis, name)
-    values = [lookup(o) for o in optima]
-    notes = []
-    known = [p for p in wanted if optima and all(finite(at.get(p)) for at in values)]
-    if missing := [p for p in wanted if p not in known and (named or any(p in at for at in values))]:
-        notes.append(f"{', '.join(missing)} is not known in every slice: no predictor.")
-    if len(optima) < 2:
-        return (
-            None,
-            None,
-            [*notes, f"{len(optima)} interior optimum, no law." if optima else "no interior optimum, no law."],
-        )
-    chosen = choose_predictors(values, known)
-    if chosen.constant:
-        notes.append(f"{', '.join(chosen.constant)} does not vary: no exponent.")
-    notes += [f"{', '.join(names)} moves with {kept}, which stands for it." for kept, names in chosen.behind.items()]
-    if len(optima) < len(chosen.kept) + 1:
-        lacking = f"{len(optima)} interior optima do not determine the exponents of {', '.join(chosen.kept)}: no law"
-        return None, None, [*notes, f"{lacking}; measure more scales or name fewer predictors."]
-    y = np.array([o.value[target] for o in optima])
-    own, own_dof = own_covariance(optima, target)
-    law = fit_power_law(values, y, chosen.kept, own, own_dof)
-    if law.covariance is None:
-        notes.append(f"{len(optima)} optima for {len(law.beta)} parameters: no interval can be given.")
-    notes += _unheld(optima, chosen.kept) + _bent(optima, options)
-    heldout, predictions, line = _score(values, y, held, chosen.kept)
-    notes += [line] if line else []
-    return (
-        {
-            **as_dict(law, options.level),
-            "n": len(optima),
-            "heldout": heldout,
-            "method": options.estimator,
-            "behind": chosen.behind,
-            "range": _ranges(values, {*RANGED, *chosen.kept}),
-            "sampled": {c: [at.get(c) for at in values] for c in SAMPLED if any(c in at for at in values)},
-            "held": {c: float(np.exp(np.mean(np.log([o.slice.held[c] for o in optima])))) for c in _held_names(optima)},
-        },
-        predictions,
-        notes,
-    )
-
-
-def _score(values, y, held, predictors) -> tuple[dict, np.ndarray | None, str | None]:
-    """Error of a refit without the held-out slices, in natural log."""
-    nothing = {"n": 0, "mean_abs_log_error": None, "mean_excess_loss": None}
-    if not held.any():
-        return nothing, None, None
-    rest = [at for at, out in zip(values, held, strict=True) if not out]
-    if len(rest) < len(predictors) + 1 or choose_predictors(rest, predictors).kept != predictors:
-        return nothing, None, "nothing held out: without the largest scales the exponents are not determined."
-    refit = fit_power_law(rest, y[~held], predictors)
-    predicted = refit.log_at([at for at, out in zip(values, held, strict=True) if out])
-    error = float(np.mean(np.abs(predicted - y[held])))
-    return {**nothing, "n": int(held.sum()), "mean_abs_log_error": error}, predicted, None
 
 
 def _what_tells(members: list[Optimum], groups: list[list[Optimum]]) -> str:
@@ -208,64 +133,6 @@ def _excess(optima: list[Optimum], held: np.ndarray, log_values: np.ndarray) -> 
             return None
         costs.append(float(o.curve(at)) - float(o.curve(o.value)))
     return finite(float(np.mean(costs))) if costs else None
-
-
-def _given(optima: list[Optimum]) -> dict:
-    """Settings, and every scale and held hyper-parameter that is equal in all slices."""
-    given = {key: value for key, value in optima[0].slice.settings.items() if value is not None}
-    for name in SAMPLED:
-        values = [{**o.slice.held, **o.slice.given}.get(name) for o in optima]
-        if all(finite(v) is not None for v in values) and max(values) <= min(values) * 1.02 and name != "batch_tokens":
-            given.setdefault(name, float(np.median(values)))
-    return given
-
-
-def _unit(column: str, optimum: Optimum) -> str:
-    if column == "batch_size":
-        context = optimum.slice.settings.get("context")
-        return f"sequences of {context:g} tokens" if finite(context) else "sequences"
-    return "tokens" if column == "batch_tokens" else UNITS[column]
-
-
-def _held_names(optima: list[Optimum]) -> list[str]:
-    return [name for name in optima[0].slice.held if all((o.slice.held.get(name) or 0) > 0 for o in optima)]
-
-
-def _unheld(optima: list[Optimum], predictors: list[str]) -> list[str]:
-    """A hyper-parameter held at different values that no exponent accounts for; tau and weight decay differ by
-    nature."""
-    lines = []
-    for name in _held_names(optima):
-        values = [o.slice.held[name] for o in optima]
-        alike = [{k: o.slice.given.get(k) for k in ("params", "tokens")} for o in optima]
-        repeated = len({str(a) for a in alike}) < len(alike)
-        if name not in predictors and name not in DECAY and max(values) > 1.02 * min(values) and repeated:
-            lines.append(
-                f"{name} differs among the slices ({min(values):.3g} to {max(values):.3g}) and is no predictor."
-            )
-    return lines
-
-
-def _bent(optima: list[Optimum], options: Options) -> list[str]:
-    """Where the window (analysis/window.py) left rows out, it did so for cubic terms."""
-    if options.window != "auto" or options.estimator != "quadratic":
-        return []
-    bent = sum(int(o.used.sum()) < int((~censored(o.slice.loss, o.slice.diverged)).sum()) for o in optima)
-    if not bent:
-        return []
-    return [
-        f"the basin is bent in {bent} of {len(optima)} slices, whose outer values are left out: optima and coefficient may "
-        "be off by up to 1/4 octave, exponents less."
-    ]
-
-
-def _ranges(values: list[dict], names: set[str]) -> dict:
-    ranges = {}
-    for name in [c for c in (*CANONICAL, *sorted(names)) if c in names]:
-        known = [at[name] for at in values if finite(at.get(name)) is not None]
-        if known:
-            ranges[name] = {"low": min(known), "high": max(known)}
-    return ranges
 
 
 def _as_optima(o: Optimum, analysis: str, heldout: bool) -> list[dict]:

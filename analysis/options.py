@@ -34,6 +34,12 @@ def _window(value: Any) -> str | float:
     return "auto" if value == "auto" else between(0.0, 100.0)(value)
 
 
+def yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 def _profile(value: Any) -> str | list[str]:
     if value == "auto":
         return "auto"
@@ -56,6 +62,7 @@ class Options(Keys):
     profile         hyper-parameters re-tuned at each batch: their best value is taken there; auto: where they are
                     swept at each
     unit            of the batch: sequences, tokens or auto
+    compare         whether each law is set beside others of the same optima in other predictors (analysis/compare.py)
     """
 
     CHECKS: ClassVar[dict[str, Check]] = COMMON | {
@@ -65,6 +72,7 @@ class Options(Keys):
         "hold": one_of("hold", *HOLDS),
         "profile": (_profile, "give auto, none, or a list such as profile=[lr]"),
         "unit": one_of("unit", *UNITS),
+        "compare": (yes_or_no, "give true or false"),
     }
     NULLABLE: ClassVar[tuple[str, ...]] = ("heldout", "window")
 
@@ -74,6 +82,7 @@ class Options(Keys):
     hold: str = "auto"
     profile: str | list[str] = "auto"
     unit: str = "auto"
+    compare: bool = True
 
     def predictors_of(self, analysis: str, law: str) -> tuple[list[str], bool]:
         """(columns, whether the user named them) for one law."""
