@@ -12,30 +12,49 @@ from typing import Any
 import pandas as pd
 
 from analysis import laws_io, report
-from analysis.errors import UserError
+from analysis.errors import UserError, nearest
 from analysis.fit import fit as fit_laws
+from analysis.foreign import read_export, read_wandb
 from analysis.recommend import recommend as recommend_from
 from analysis.request import options
 from analysis.result import FitResult
 from analysis.table import read_runs, read_table
 
+SOURCES = ("table", "runs", "csv", "wandb")
 COLUMN_OF = {"model.width": "width", "model.depth": "depth", "model.context": "context", "optimizer.lr": "lr",
              "optimizer.weight_decay": "weight_decay"}  # fmt: skip
 SHAPE = ("vocab", "context", "tied", "head_dim", "qk_norm")  # of `given`: what a count of parameters needs
 
 
 def read(given: Mapping[str, Any]) -> pd.DataFrame:
-    """The table that `table=FILE` or `runs=DIR` names. Raises UserError where neither or both are given."""
-    table, runs = given.get("table"), given.get("runs")
-    if (table is None) == (runs is None):
-        raise UserError("give one of table=FILE (csv, parquet) and runs=DIR (a folder of runs).")
-    return read_runs(runs) if table is None else read_table(table, given.get("columns"))
+    """The table that one of SOURCES names. Raises UserError where none or several are given."""
+    sources = [name for name in SOURCES if given.get(name) is not None]
+    if len(sources) != 1:
+        raise UserError("give one of table=FILE (csv, parquet), runs=DIR (a folder of runs), csv=FILE (a tracker's export) "
+                        "and wandb=DIR (offline runs).")  # fmt: skip
+    (name,) = sources
+    if name == "runs":
+        return read_runs(given[name])
+    reader = {"table": read_table, "csv": read_export, "wandb": read_wandb}[name]
+    return reader(given[name], given.get("columns"))
+
+
+def table(given: Mapping[str, Any]) -> pd.DataFrame:
+    """The canonical table by the words of `hyperlaw table`: one of SOURCES, and columns. Names of a foreign table are
+    mapped; what became of them stands in `attrs["listed"]`."""
+    known = (*SOURCES, "columns")
+    if unknown := [key for key in given if key not in known]:
+        raise UserError(f"{unknown[0]}= is nothing that table takes{nearest(unknown[0], known)}")
+    if given.get("runs") is not None and given.get("columns"):
+        raise UserError("columns.CANONICAL=THEIRS maps a foreign table (csv=, table=, wandb=); our runs need none.")
+    given = {("csv" if key == "table" else key): value for key, value in given.items()} if "csv" not in given else given
+    return read(given)
 
 
 def fit(given: Mapping[str, Any]) -> FitResult:
     """Laws by the words of `hyperlaw fit`: analysis, table or runs, and the analysis' own keys."""
     given = dict(given)
-    source = {key: given.pop(key, None) for key in ("table", "runs")}
+    source = {key: given.pop(key, None) for key in SOURCES}
     given.pop("out", None)
     name = given.pop("analysis", None)
     chosen = options(name, given)

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from analysis.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
-PATHS = ("table", "runs", "out", "laws")
+PATHS = ("table", "runs", "wandb", "csv", "out", "laws")
 AS_THEY_STAND = ("where", "heldout", *PATHS)
 
 

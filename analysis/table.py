@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,34 +26,62 @@ def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
     Run ids stay text. Raises UserError where the file is missing or unreadable, or a column is not there.
     """
     path = Path(path)
+    identifiers = set(IDENTIFIERS) | {(columns or {}).get(name, name) for name in IDENTIFIERS}
+    if path.suffix != ".parquet":
+        names = header(path)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"table={path} has the column {twice[0]} twice.")
+    frame = rename(load(path, dtype=dict.fromkeys(identifiers, str)), columns)
+    frame.attrs["columns"] = dict(columns or {})
+    return frame
+
+
+def load(path: Path, **how: Any) -> pd.DataFrame:
+    """The file as it is, names of columns stripped, a second one of a name called `NAME (2)`; how: of pandas.read_csv.
+    Raises UserError where it is missing, unreadable or has no rows."""
+    frame = _open(path, **how)
+    if frame.empty:
+        raise UserError(f"table={path} has no rows.")
+    if path.suffix != ".parquet":
+        seen: dict[str, int] = {}
+        named = []
+        for name in header(path)[: frame.shape[1]]:
+            seen[name] = seen.get(name, 0) + 1
+            named.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        frame.columns = named
+    else:
+        frame.columns = [str(name).strip() for name in frame.columns]
+        if duplicates := sorted(set(frame.columns[frame.columns.duplicated()])):
+            raise UserError(f"table={path} has the column {duplicates[0]} twice.")
+    return frame
+
+
+def header(path: Path) -> list[str]:
+    """The names of the columns of a text table, stripped; one without a name is `column 3`, the third."""
+    line = _open(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return [str(name).strip() or f"column {i + 1}" for i, name in enumerate(line.iloc[0])] if len(line) else []
+
+
+def _open(path: Path, **how: Any) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(
             f"table={path}: no such file."
             if not path.is_dir()
             else f"table={path} is a folder; for runs say runs={path}."
         )
-    identifiers = set(IDENTIFIERS) | {(columns or {}).get(name, name) for name in IDENTIFIERS}
     try:
         if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            separator = "\t" if ".tsv" in path.suffixes else ","
-            frame = pd.read_csv(
-                path, sep=separator, dtype=dict.fromkeys(identifiers, str), low_memory=False, encoding="utf-8-sig"
-            )
+            return pd.read_parquet(path)
+        separator = "\t" if ".tsv" in path.suffixes else ","
+        frame = pd.read_csv(path, sep=separator, low_memory=False, encoding="utf-8-sig", **how)
     except pd.errors.EmptyDataError:
         raise UserError(f"table={path} is empty.") from None
     # ParserError and ArrowInvalid are ValueErrors; damaged metadata of a parquet file fails in pandas as it may.
     except (ValueError, OSError, OverflowError, EOFError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"table={path} cannot be read as {path.suffix or 'csv'}: {reason}") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if duplicates := sorted(set(frame.columns[frame.columns.duplicated()])):
-        raise UserError(f"table={path} has the column {duplicates[0]} twice.")
-    if frame.empty:
-        raise UserError(f"table={path} has no rows.")
-    frame = rename(frame, columns)
-    frame.attrs["columns"] = dict(columns or {})
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells beyond the header for row labels
+        raise UserError(f"table={path} has more cells in its rows than names in its header.")
     return frame
 
 

@@ -12,7 +12,7 @@ hyperlaw: how must learning rate, weight decay and batch size change as my model
   hyperlaw train KEY=VALUE ...                     train one point
   hyperlaw sweep sweep=NAME [KEY=V1,V2 ...]        plan a sweep, show its price, train what is missing
   hyperlaw status sweep=NAME [--json]              counts by status, progress, what failed and why
-  hyperlaw table runs=DIR [--out t.csv|t.parquet]  one row per run
+  hyperlaw table runs=DIR|csv=FILE|wandb=DIR [columns.params=N ...] [--out t.csv|t.parquet]   one row per run
   hyperlaw fit analysis=NAME table=FILE|runs=DIR [out=DIR] [columns.params=N ...] ['where=...'] [--json]
   hyperlaw recommend laws=DIR params=1e9|model.width=W model.depth=L tokens=2e10 [batch_size=...] [--json]
   hyperlaw check coordinates [KEY=VALUE ...]       coordinate check of a parameterization
@@ -188,16 +188,13 @@ def _named(group: str, words: list[str], config_dir: str | None) -> list[str]:
 
 
 def table(words: list[str], flags: dict) -> int:
-    """One row per run, to stdout as CSV or to a file."""
+    """One row per run, to stdout as CSV or to a file; what became of a foreign table's columns, to stderr."""
+    from analysis.command import table as read
     from analysis.request import parse
-    from analysis.table import read_runs, write_table
-    from models.errors import UserError
+    from analysis.table import write_table
 
-    given = parse(words)
-    if set(given) != {"runs"}:
-        raise UserError("table takes runs=DIR (and --out FILE.csv or FILE.parquet), nothing else.")
-    frame = read_runs(given["runs"])
-    for line in frame.attrs.get("damaged", []):
+    frame = read(parse(words))
+    for line in [*frame.attrs.get("damaged", []), *frame.attrs.get("listed", [])]:
         print(line, file=sys.stderr)
     if flags.get("--out"):
         write_table(frame, flags["--out"])
