@@ -19,6 +19,8 @@ MODULES = {
     "lr": "analysis.hyper",
     "batch": "analysis.hyper",
     "lr_batch": "analysis.hyper",
+    "critical_batch": "analysis.critical.fit",
+    "isoflop": "analysis.loss.isoflop",
 }
 
 

@@ -1,0 +1,147 @@
+"""Points from a sweep of batch and tokens: curves L_B(D) of each model size, inverted at target losses.
+
+A target counts at a batch only inside the tokens trained there (no extrapolation); batches with less than four tokens
+are left out. Targets of a model size are spread evenly, in ln D of one batch, over the losses that all batches but one
+(at least three) reach inside; or they are given.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.codes import cluster
+from analysis.critical import curves
+from analysis.critical.options import Options
+from analysis.critical.points import LEAST_BATCHES, Point, bounds, noise_draws, place, spread
+from analysis.noise import choose, moderated, seed_noise
+
+LEAST_TOKENS = 4
+
+
+@dataclass
+class Size:
+    """Rows of one model size: n losses at b batches."""
+
+    rows: pd.DataFrame
+    log_batch: np.ndarray  # (b,)
+    batch: np.ndarray  # (n,) codes
+    log_d: np.ndarray
+    loss: np.ndarray  # without what a seed adds to all its runs
+    block: np.ndarray
+    seeds: tuple[float, int]  # sum of squares and degrees of freedom between seeds
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """(b,) least and most ln D of each batch."""
+        codes = range(len(self.log_batch))
+        return tuple(np.array([f(self.log_d[self.batch == j]) for j in codes]) for f in (np.min, np.max))
+
+
+def points(df: pd.DataFrame, settings_of, given_of, options: Options, rng: np.random.Generator, notes: list[str]
+           ) -> tuple[list[Point], pd.DataFrame]:  # fmt: skip
+    """(points, error on tokens left out for each choice of `share`). df: tuned cells (analysis/critical/tuning.py)."""
+    sizes = [_size(rows, notes) for _, rows in df.groupby("_size", sort=True)]
+    usable = [s for s in sizes if len(s.log_batch) >= LEAST_BATCHES]
+    share, errors = _choose_share(usable, options, notes)
+    fits = [curves.fit(s.log_d, s.batch, s.loss, share) for s in usable]
+    noise = [choose((fit.rss, fit.dof), s.seeds) for s, fit in zip(usable, fits, strict=True)]
+    found = [Point(settings_of(s.rows), int(s.rows["_size"].iloc[0]), given_of(s.rows), None, len(s.rows))
+             for s in sizes if len(s.log_batch) < LEAST_BATCHES]  # fmt: skip
+    if not usable:
+        return found, errors
+    variances = moderated(np.array([n[0] for n in noise]), np.array([n[1] for n in noise]))
+    for s, fit, variance, dof in zip(usable, fits, *variances, strict=True):
+        found += _of_size(s, fit, float(variance), float(dof), (settings_of, given_of), options, rng, notes)
+    return found, errors
+
+
+def _size(rows: pd.DataFrame, notes: list[str]) -> Size:
+    """Batches with four tokens or more; seeds' common offsets removed."""
+    tokens = cluster(rows["tokens"])
+    many = rows.assign(_t=tokens).groupby("_batch_code")["_t"].transform("nunique") >= LEAST_TOKENS
+    if not many.all():
+        batches = ", ".join(f"{b:.4g}" for b in sorted(rows["_batch"][~many].groupby(rows["_batch_code"]).median()))
+        notes.append(f"params {rows['params'].iloc[0]:.4g}: less than four tokens at batch {batches}: not used.")
+    kept = rows[many]
+    if kept.empty:
+        nothing = np.empty(0)
+        return Size(rows, nothing, nothing.astype(int), nothing, nothing, nothing, (0.0, 0))
+    codes = np.unique(kept["_batch_code"], return_inverse=True)[1].ravel()
+    log_batch = np.array([np.log(kept["_batch"][codes == j].median()) for j in range(codes.max() + 1)])
+    log_d, loss = np.log(kept["tokens"].to_numpy(float)), kept["loss"].to_numpy(float)
+    seeds = (0.0, 0)
+    if "seed" in kept and kept["seed"].notna().all() and kept["seed"].nunique() > 1:
+        seed = pd.factorize(kept["seed"])[0]
+        cells = np.column_stack([log_batch[codes], log_d.round(6)])
+        seeds = seed_noise(cells, loss, seed)
+        loss = loss - _offsets(cells, loss, seed)
+    return Size(kept, log_batch, codes, log_d, loss, kept["_block"].to_numpy(), seeds)
+
+
+def _offsets(cells: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """(n,) what each row's seed adds to all its runs, mean 0; seeds that no cell has beside another add nothing."""
+    cell = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+    design = np.column_stack([np.eye(cell.max() + 1)[cell], np.eye(seed.max() + 1)[seed]])
+    effect = np.linalg.lstsq(design, loss, rcond=None)[0][cell.max() + 1 :]
+    return effect[seed] - effect[seed].mean() if (np.bincount(cell) > 1).any() else np.zeros(len(loss))
+
+
+def _choose_share(sizes: list[Size], options: Options, notes: list[str]) -> tuple[str, pd.DataFrame]:
+    """(choice, table of r.m.s. errors on tokens left out, nats)."""
+    rows, best, least = [], "E", np.inf
+    for share in curves.SHARES:
+        errors = [curves.left_out(curves.fit(s.log_d, s.batch, s.loss, share), s.loss) for s in sizes]
+        if not sizes or any(e is None for e in errors):
+            rows.append({"share": share, "rms_error_left_out": None})
+            continue
+        error = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+        rows.append({"share": share, "rms_error_left_out": error})
+        if error < least:
+            best, least = share, error
+    chosen = best if options.share == "auto" else options.share
+    table = pd.DataFrame(rows)
+    table["used"] = ["yes" if row["share"] == chosen else "" for row in rows]
+    return chosen, table
+
+
+def _of_size(s: Size, fit: curves.Curves, variance: float, dof: float, of, options: Options, rng, notes) -> list[Point]:
+    settings, given = of[0](s.rows), of[1](s.rows)
+    low, high = s.ends()
+    draws = None
+    if options.bootstrap and dof > 0:
+        draws = curves.refit(fit, fit.fitted + noise_draws(s.block, variance, dof, options.bootstrap, rng))
+    found = []
+    every = np.arange(len(s.log_batch))
+    for target in _targets(s, fit, options):
+        log_d = curves.invert(fit, fit.theta[None], every, target)[0]
+        inside = np.flatnonzero((log_d >= low - 1e-9) & (log_d <= high + 1e-9))
+        n = int(np.isin(s.batch, inside).sum())
+        point = Point(settings, int(s.rows["_size"].iloc[0]), given, float(target), n,
+                      log_batch=s.log_batch[inside], log_d=log_d[inside])  # fmt: skip
+        found.append(place(point, options))
+        if point.verdict == "too_few":
+            reached = curves.at(fit, 0, np.r_[low[0], high[0]])
+            if len(inside) == 0:
+                notes.append(f"params {given['params']:.4g}: target {target:.4g} lies outside what was trained at any "
+                             f"batch (batch {np.exp(s.log_batch[0]):.4g}: {reached[1]:.4g} to {reached[0]:.4g}).")  # fmt: skip
+        elif dof > 0:
+            spread(point, np.sqrt(variance) * curves.influence(fit, inside, target), s.block, dof, options, False)
+            if draws is not None:
+                bounds(point, curves.invert(fit, draws, inside, target), options)
+    return found
+
+
+def _targets(s: Size, fit: curves.Curves, options: Options) -> list[float]:
+    if isinstance(options.targets, list):
+        return options.targets
+    low, high = s.ends()
+    top = np.array([curves.at(fit, j, low[j]) for j in range(len(low))])
+    bottom = np.array([curves.at(fit, j, high[j]) for j in range(len(low))])
+    middle = int(np.argsort(top - bottom)[-1])
+    losses = curves.at(fit, middle, np.linspace(low[middle], high[middle], 401))
+    inside = ((losses[:, None] <= top) & (losses[:, None] >= bottom)).sum(axis=1)
+    enough = np.flatnonzero(inside >= max(LEAST_BATCHES, inside.max() - 1))
+    if len(enough) == 0:
+        return [float(losses[200])]
+    spots = enough[0] + (np.arange(options.targets) + 0.5) / options.targets * (enough[-1] - enough[0])
+    return [float(losses[round(spot)]) for spot in spots]
