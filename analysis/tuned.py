@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis import bend
 from analysis.columns import CANONICAL
 from analysis.compare import SCALES, compare, needed, verdict
 from analysis.law import as_dict, choose_predictors, finite, fit_power_law, lookup, own_covariance
@@ -14,7 +15,6 @@ from analysis.optimum import Optimum
 from analysis.options import Options
 from analysis.penalty import curvature
 from analysis.slices import DECAY
-from analysis.surface import censored
 
 SAMPLED = (
     *("params", "tokens", "tpp", "batch_size", "batch_tokens", "lr", "weight_decay", "tau"),
@@ -71,7 +71,8 @@ def fit_tuned(optima: list[Optimum], held: np.ndarray, target: int, name: str, a
         "behind": chosen.behind,
         "range": _ranges(values, {*RANGED, *chosen.kept}),
         "sampled": {c: [at.get(c) for at in values] for c in SAMPLED if any(c in at for at in values)},
-        "held": {c: float(np.exp(np.mean(np.log([o.slice.held[c] for o in optima])))) for c in _held_names(optima)},        "curvature": curvature(optima, target),  # of the basins: analysis/penalty.py
+        "held": {c: float(np.exp(np.mean(np.log([o.slice.held[c] for o in optima])))) for c in _held_names(optima)},
+        "curvature": curvature(optima, target),  # of the basins: analysis/penalty.py
     }
     tuned = Tuned(parts, predicted, notes)
     if options.compare:
@@ -131,16 +132,9 @@ def _unheld(optima: list[Optimum], predictors: list[str]) -> list[str]:
 
 
 def _bent(optima: list[Optimum], options: Options) -> list[str]:
-    """Where the window (analysis/window.py) left rows out, it did so for cubic terms."""
-    if options.window != "auto" or options.estimator != "quadratic":
-        return []
-    bent = sum(int(o.used.sum()) < int((~censored(o.slice.loss, o.slice.diverged)).sum()) for o in optima)
-    if not bent:
-        return []
-    return [
-        f"the basin is bent in {bent} of {len(optima)} slices, whose outer values are left out: optima and coefficient may "
-        "be off by up to 1/4 octave, exponents less."
-    ]
+    """What bent basins do to these optima (analysis/bend.py)."""
+    bent = options.estimator == "shape" or (options.window == "auto" and options.estimator == "quadratic")
+    return bend.note(optima) if bent else []
 
 
 def _ranges(values: list[dict], names: set[str]) -> dict:
