@@ -1,0 +1,268 @@
+"""Compute-optimal N and D by IsoFLOP curves (approach 2): the minimum of loss at each training budget, then power laws
+
+    params_opt = k C^a,   tokens_opt = k C^b,   loss_opt = k C^-g      (predictor flops)
+
+of those minima (analysis/loss/isoflop_minima.py). Hoffmann et al., Chinchilla, arXiv 2203.15556, section 3.2; akima and
+weights after Porian et al., arXiv 2406.19146. D at the minimum is that of a curve in log D where the table has tokens
+(they differ from C/6N where budgets count attention), else C/6N.
+
+A parabola's minimum is biased where curves are not symmetric or grids not centred (arXiv 2603.22339), an Akima minimum
+scatters with the noise of two or three runs; linex, the default, is ours.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.keys import COMMON, Check, Keys, between, one_of
+from analysis.law import finite
+from analysis.loss import isoflop_compare, isoflop_plots
+from analysis.loss.isoflop_laws import held_out, law_dict, power_law, score, with_floor
+from analysis.loss.isoflop_minima import ESTIMATORS, Minima, find_minima
+from analysis.loss.isoflop_rows import SAME_SIZE, Group, budgets, setting_groups, usable
+from analysis.prepare import prepare
+from analysis.result import FitResult
+
+LAWS = ("params_opt", "tokens_opt")
+
+
+def _estimator(value: Any) -> str:
+    return one_of("estimator", *ESTIMATORS)[0]("parabola" if value == "quadratic" else value)
+
+
+def _window(value: Any) -> int | str | None:
+    if value in (None, "none"):
+        return None
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or int(value) != float(value) or not 3 <= int(value) <= 10_000:
+        raise ValueError
+    return int(value)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+@dataclass(frozen=True)
+class Options(Keys):
+    """Keys of an IsoFLOP fit, beyond those of every analysis (analysis/keys.py).
+
+    estimator   linex, parabola (quadratic is its other name), akima, argmin (analysis/loss/isoflop_minima.py)
+    window      points of a curve that are fitted: auto, none (all) or how many round the lowest
+    tolerance   by how much FLOPs may differ within a budget
+    select      best (of each size the lowest loss over other hyper-parameters, seeds averaged) or all (the mean)
+    weights     of the minima in the laws: none, or std (1 / their own variance)
+    approach3   set beside it what the parametric loss law gives on the same rows
+    """
+
+    CHECKS: ClassVar[dict[str, Check]] = COMMON | {
+        "estimator": (_estimator, f"give one of {', '.join(ESTIMATORS)}"),
+        "window": (_window, "give auto, none or a whole number of at least 3"),
+        "tolerance": (between(0.0, 1.0), "give a share such as 0.05"),
+        "select": one_of("select", "best", "all"),
+        "weights": one_of("weights", "none", "std"),
+        "approach3": (_truth, "give true or false"),
+    }
+    NULLABLE: ClassVar[tuple[str, ...]] = ("heldout", "window")
+
+    estimator: str = "linex"
+    window: int | str | None = "auto"
+    tolerance: float = 0.05
+    select: str = "best"
+    weights: str = "none"
+    approach3: bool = True
+
+
+@dataclass
+class Fitted:
+    """One group with its minima in log N and log D."""
+
+    group: Group
+    minima: dict[str, Minima]  # by law name
+    label: str
+    points: pd.DataFrame | None = None  # flops, params, tokens, tpp, loss of budgets interior in both
+
+
+def fit(table: pd.DataFrame, options: Options, analysis: str = "isoflop") -> FitResult:
+    """The laws of compute-optimal N, D and loss; fewer than two interior budgets give verdicts and no law. Raises UserError
+    where the request or the table cannot be used."""
+    df = prepare(table, options)
+    measured = "tokens" in df and df["tokens"].notna().any()
+    notes = list(df.attrs.get("notes", []))
+    df = usable(df, notes)
+    result = FitResult(analysis, notes=notes)
+    parts = setting_groups(df, options.by)
+    telling = _telling([settings for settings, _ in parts])
+    found = []
+    for settings, rows in parts:
+        group = budgets(settings, rows, options.select, options.tolerance, measured)
+        label = ", ".join(f"{name}={settings.get(name)}" for name in telling)
+        found.append(_fit_group(result, Fitted(group, _minima(group, options), label), options))
+    tables = [_optima_table(f, telling) for f in found if f.points is not None and len(f.points)]
+    if tables:
+        result.tables["compute-optimal allocation of each budget"] = pd.concat(tables, ignore_index=True)
+    floors = [(f, with_floor(f.points["flops"].to_numpy(), f.points["loss"].to_numpy(), held_out(f.points, options.heldout)))
+              for f in found if f.points is not None]  # fmt: skip
+    floors = [_labelled(frame, f, telling) for f, frame in floors if frame is not None]
+    if floors:
+        result.tables["loss at the optimum, with and without a floor"] = pd.concat(floors, ignore_index=True)
+    if options.approach3:
+        isoflop_compare.add(result, found, telling, options)
+    result.figures["isoflop_curves"] = lambda path: isoflop_plots.curves(path, found)
+    return result
+
+
+def _telling(settings: list[dict]) -> list[str]:
+    names = dict.fromkeys(name for each in settings for name in each)
+    return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+
+
+def _minima(group: Group, options: Options) -> dict[str, Minima]:
+    keys = (options.estimator, options.window, options.bootstrap, options.level, options.seed)
+    logs = [np.log(b.params) for b in group.budgets]
+    params = find_minima(logs, [b.loss for b in group.budgets], *keys)
+    if group.measured:
+        pairs = [_along_tokens(b.tokens, b.loss) for b in group.budgets]
+        tokens = find_minima([x for x, _ in pairs], [y for _, y in pairs], *keys)
+    else:
+        sixth = [np.log(b.flops / 6) for b in group.budgets]
+        each = [replace(m, fitted=c - m.fitted, low=c - m.high, high=c - m.low, curve=None)
+                for m, c in zip(params.each, sixth, strict=True)]  # fmt: skip
+        tokens = replace(params, each=each)
+    return {"params_opt": params, "tokens_opt": tokens}
+
+
+def _along_tokens(tokens: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(log D ascending, loss): of equal D the lowest loss."""
+    order = np.lexsort((loss, tokens))
+    x, y = np.log(tokens[order]), loss[order]
+    first = np.r_[True, np.diff(x) > SAME_SIZE] if len(x) else np.zeros(0, bool)
+    return x[first], y[first]
+
+
+def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
+    group, said = f.group, f"{f.label}: " if f.label else ""
+    lines = list(group.notes)
+    flops = np.array([b.flops for b in group.budgets])
+    points = {name: _points(group, f.minima, name) for name in LAWS}
+    held = {name: held_out(points[name], options.heldout) for name in LAWS}
+    both = f.minima["params_opt"].interior & f.minima["tokens_opt"].interior
+    f.points = _frame(group, f.minima, both)
+    laws = []
+    for name in LAWS:
+        m = f.minima[name]
+        inside = m.interior
+        if inside.sum() < 2:
+            lines.append(f"{name}: {int(inside.sum())} interior minima of {len(flops)} budgets, no law.")
+            continue
+        own = None if m.own is None else m.own[np.ix_(inside, inside)]
+        y = np.array([e.fitted for e in m.each])[inside]
+        law = power_law(flops[inside], y, own, m.dof, options.weights == "std")
+        if law.covariance is None:
+            lines.append(f"{name}: two budgets for two parameters: no interval can be given.")
+        curves = [_cost(e) for e in np.array(m.each, object)[inside]] if all(e.curve for e in m.each) else None
+        scored = score(flops[inside], y, held[name], curves)
+        laws.append(law_dict(law, name, points[name].drop(columns="loss"), options.level, heldout=scored))
+    if len(f.points) >= 2:
+        c, y = f.points["flops"].to_numpy(), np.log(f.points["loss"].to_numpy())
+        scored = score(c, y, held_out(f.points, options.heldout))
+        laws.append(law_dict(power_law(c, y), "loss_opt", f.points.drop(columns="loss"), options.level, heldout=scored))
+    lines += _verdicts(f) + _sum(laws) + _asymmetry(f)
+    given = group.settings
+    result.laws += [
+        {"analysis": result.analysis, **law, "given": given, "method": options.estimator, "counts": "budgets", "notes": lines}
+        for law in laws
+    ]
+    result.notes += [f"{said}{line}" for line in lines]
+    result.optima += _optima(result.analysis, f, held, options)
+    return f
+
+
+def _cost(m):
+    return lambda at: m.curve(at) - m.curve(m.fitted)
+
+
+def _points(group: Group, minima: dict[str, Minima], name: str) -> pd.DataFrame:
+    return _frame(group, minima, minima[name].interior)
+
+
+def _frame(group: Group, minima: dict[str, Minima], chosen: np.ndarray) -> pd.DataFrame:
+    flops = np.array([b.flops for b in group.budgets])
+    logs = {name: np.array([m.fitted for m in minima[name].each]) for name in LAWS}
+    loss = np.array([m.loss for m in minima["params_opt"].each])
+    with np.errstate(over="ignore"):
+        n, d = np.exp(logs["params_opt"]), np.exp(logs["tokens_opt"])
+    frame = pd.DataFrame({"flops": flops, "params": n, "tokens": d, "tpp": d / n, "loss": loss})
+    return frame[chosen].reset_index(drop=True)
+
+
+def _verdicts(f: Fitted) -> list[str]:
+    verdicts = pd.Series([m.verdict for m in f.minima["params_opt"].each if m.verdict != "interior"], dtype=object)
+    if verdicts.empty:
+        return []
+    words = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.value_counts().items())
+    return [f"{len(f.group.budgets)} budgets, of which not interior and in no law of N: {words}."]
+
+
+def _sum(laws: list[dict]) -> list[str]:
+    values = {law["name"]: law["parameters"]["flops"]["value"] for law in laws}
+    if not set(LAWS) <= set(values):
+        return []
+    a, b = (values[name] for name in LAWS)
+    if abs(a + b - 1) < 0.005:
+        return []
+    return [f"a + b = {a + b:.3f}, not 1: N and D are optima of their own curves, whose 6ND need not be the budget."]
+
+
+def _asymmetry(f: Fitted) -> list[str]:
+    found = f.minima["params_opt"].asymmetry
+    if found is None:
+        return []
+    return [f"asymmetry of the curves p = {found[0]:.2f} +- {found[1]:.2f} (beta - alpha of a Chinchilla law)."]
+
+
+def _optima(analysis: str, f: Fitted, held: dict[str, np.ndarray], options: Options) -> list[dict]:
+    entries = []
+    for name in LAWS:
+        inside = f.minima[name].interior
+        out = np.zeros(len(inside), bool)
+        out[inside] = held[name]
+        for b, m, heldout in zip(f.group.budgets, f.minima[name].each, out, strict=True):
+            interior = m.verdict == "interior"
+            with np.errstate(over="ignore"):
+                value, low, high = (finite(float(np.exp(v))) for v in (m.fitted, m.low, m.high))
+            entries.append(
+                {
+                    "analysis": analysis,
+                    "target": name,
+                    "given": {**f.group.settings, "flops": b.flops},
+                    "held": {},
+                    "value": value if interior else None,
+                    "low": low if interior else None,
+                    "high": high if interior else None,
+                    "verdict": m.verdict,
+                    "loss": finite(m.loss) if interior else None,
+                    "n": m.n,
+                    "fitted": value,
+                    "heldout": bool(heldout),
+                    "level": options.level,
+                }
+            )
+    return entries
+
+
+def _labelled(frame: pd.DataFrame, f: Fitted, telling: list[str]) -> pd.DataFrame:
+    for i, name in enumerate(telling):
+        frame.insert(i, name, str(f.group.settings.get(name, "")))
+    return frame
+
+
+def _optima_table(f: Fitted, telling: list[str]) -> pd.DataFrame:
+    frame = f.points.rename(columns={"flops": "FLOPs", "tpp": "tokens per parameter"})
+    frame["6ND / C"] = 6 * frame["params"] * frame["tokens"] / frame["FLOPs"]
+    return _labelled(frame, f, telling)

@@ -1,0 +1,53 @@
+"""The figure of an IsoFLOP fit: loss against model size, one curve a budget, with the minima."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from analysis import style
+
+MOST_PANELS = 6
+NAMED = 8  # budgets in a legend
+
+
+def curves(path, found) -> Any:
+    """One panel for each group of settings: points, fitted curves, minima (filled) with their intervals; a budget whose
+    minimum is not interior has its points only. `found`: see analysis/loss/isoflop.py, Fitted."""
+    shown = found[:MOST_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    rows = math.ceil(len(shown) / columns)
+    fig = style.figure(style.COLUMN * 1.4 if columns == 1 else style.PAGE, 2.9 * rows)
+    with style.style():
+        axes = fig.subplots(rows, columns, squeeze=False).ravel()
+        for ax, f in zip(axes, shown, strict=False):
+            _draw(ax, f)
+            ax.set_title(f.label, loc="left")
+        for ax in axes[len(shown) :]:
+            ax.set_visible(False)
+        if len(found) > len(shown):
+            fig.suptitle(f"{len(shown)} of {len(found)} groups shown", fontsize=9)
+    return style.save(fig, path)
+
+
+def _draw(ax: Any, f) -> None:
+    budgets, minima = f.group.budgets, f.minima["params_opt"].each
+    colours = style.ordered(len(budgets))
+    named = {round(i) for i in np.linspace(0, len(budgets) - 1, NAMED)} if len(budgets) > NAMED else set(range(len(budgets)))
+    for i, (b, m, colour) in enumerate(zip(budgets, minima, colours, strict=True)):
+        label = f"{b.flops:.2g}" if i in named else None
+        ax.plot(b.params, b.loss, "o", ms=2.6, color=colour, alpha=0.7, label=label, gid="points")
+        if m.verdict != "interior" or m.curve is None:
+            continue
+        x = np.linspace(np.log(b.params[0]), np.log(b.params[-1]), 200)
+        y = m.curve(x)
+        inside = y < b.loss.max() + 0.1 * np.ptp(b.loss)
+        ax.plot(np.exp(x[inside]), y[inside], "-", lw=0.9, color=colour, gid="curve")
+        if np.isfinite([m.low, m.high]).all():
+            ax.plot(np.exp([m.low, m.high]), [m.loss] * 2, "-", lw=2.2, color=style.CATEGORIES[1], zorder=3, gid="interval")
+        ax.plot([np.exp(m.fitted)], [m.loss], "o", ms=4.5, color=style.CATEGORIES[1], zorder=4, gid="minimum")
+    ax.set_xscale("log")
+    ax.set_xlabel(style.label("params"))
+    ax.set_ylabel(style.label("loss"))
+    if budgets:
+        ax.legend(title=style.label("flops"), title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
