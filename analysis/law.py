@@ -31,9 +31,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import stats
 
 from analysis.optimum import Optimum
+from analysis.spread import own_covariance as own_covariance
 
 CONSTANT = 0.02  # a predictor that moves by less does not vary
 COLLINEAR = 100.0  # variance inflation above which a predictor is another under a second name
@@ -128,22 +129,6 @@ def fit_power_law(
         effective += own_dof
     covariance = solver @ variance @ solver.T * inflation
     return PowerLaw(tuple(predictors), beta, covariance, float(np.sqrt(rss / dof)), effective, rss, r2)
-
-
-def own_covariance(optima: Sequence[Optimum], target: int) -> tuple[np.ndarray | None, float]:
-    """((n, n) covariance of log optima from the noise of their runs, degrees of freedom), or (None, 0) if any has
-    none.
-
-    Runs in two slices, or branches of one trunk, carry the same noise into both.
-    """
-    if any(o.influence is None for o in optima) or not optima:
-        return None, 0.0
-    blocks = np.concatenate([o.slice.block[o.used] for o in optima])
-    owners = np.repeat(np.arange(len(optima)), [int(o.used.sum()) for o in optima])
-    amounts = np.concatenate([o.influence[target] for o in optima])
-    shares = sparse.csr_array((amounts, (owners, blocks)))  # (optima, blocks): equal entries add up
-    own = (shares @ shares.T).toarray()
-    return own, float(sum(o.dof for o in optima) / len(optima))
 
 
 def largest_scales(flops: np.ndarray, fraction: float = 0.25) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 quadratic  vertex of a quadratic in the logs of the hyper-parameters (analysis/window.py); interval from `bootstrap`
            resamples of the runs' noise (Student t), or by the delta method where bootstrap is 0.
+           Where the basins of one hyper-parameter are bent (analysis/bend.py) and window=auto, as under shape.
+shape      minimum of the shape that the slices of a law share (analysis/shape.py), of any number of hyper-parameters,
+           bent or not; where the slices have too few values to tell a shape, as under quadratic.
 akima      minimum of an Akima interpolation of the mean loss over seeds (one hyper-parameter); no interval.
 argmin     the lowest run (mean over seeds); no interval. For comparison. Both take their verdict from the quadratic,
-           since
-           a lowest value at the end of the measured ones says nothing; a minimum of akima's curve at its end is
-           `edge`.
+           since a lowest value at the end of the measured ones says nothing; a minimum of akima's curve at its end
+           is `edge`.
 
 Verdicts, in this order:
 too_few    fewer values than the estimator needs (three; a full set of coefficients for several hyper-parameters)
@@ -22,13 +24,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import interpolate, stats
 
+from analysis import bend
 from analysis.errors import UserError
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
 from analysis.slices import Slice
 from analysis.surface import Surface, censored, fit_surface, vertices
 from analysis.window import Rows, choose_windows
 
-ESTIMATORS = ("quadratic", "argmin", "akima")
+ESTIMATORS = ("quadratic", "shape", "argmin", "akima")
 
 
 @dataclass
@@ -46,6 +49,11 @@ class Optimum:
     used: np.ndarray  # (n,) bool: rows in the fit
     curve: Callable[[np.ndarray], np.ndarray] | None = None  # log values (..., k) -> loss
     influence: np.ndarray | None = field(default=None, repr=False)  # (k, rows used): d value / d loss, times the noise
+    resolved: bool = False  # the slice's own quadratic is convex beyond noise
+    shared: bend.Shared | None = field(default=None, repr=False)  # where basins are bent: what moves all optima
+    loading: np.ndarray | None = field(default=None, repr=False)  # (k, m): d value / d terms of `shared`
+    models: np.ndarray | None = field(default=None, repr=False)  # (k, D): effects of unit variance, common to all
+    shape: np.ndarray | None = None  # (D,) weights of the degrees
 
     @property
     def value(self) -> np.ndarray:
@@ -70,7 +78,14 @@ def find_optima(
     noise = _noise(slices, surfaces)
     rng = np.random.default_rng(seed)
     optima = [_quadratic(*each, bootstrap, level, rng) for each in zip(slices, surfaces, noise, strict=True)]
-    return optima if estimator == "quadratic" else [_interpolated(o.slice, estimator, o.verdict) for o in optima]
+    if estimator in ("argmin", "akima"):
+        return [_interpolated(o.slice, estimator, o.verdict) for o in optima]
+    if estimator == "shape" or window == "auto":
+        for members in _laws(slices):
+            refined = bend.refine([optima[i] for i in members], level, _inside, always=estimator == "shape")
+            for i, o in zip(members, refined, strict=True):
+                optima[i] = o
+    return optima
 
 
 def _surfaces(slices: list[Slice], window: str | float) -> list[Surface | None]:
@@ -114,20 +129,21 @@ def _quadratic(s: Slice, surface: Surface | None, noise, bootstrap: int, level: 
     if surface is None:
         return Optimum(s, "too_few", nothing, nothing, nothing, nothing, 0.0, np.nan, ~censored(s.loss, s.diverged))
     variance, dof = noise
-    verdict = _verdict(s, surface, variance, dof, level)
+    verdict, resolved = _verdict(s, surface, variance, dof, level)
     se, low, high, influence = nothing, nothing, nothing, None
     if verdict == "interior" and dof > 0:
         influence = np.sqrt(variance) * surface.sensitivity
         se = np.sqrt((influence**2).sum(axis=1))
         low, high = _interval(surface, se, variance, dof, bootstrap, level, rng)
     loss = float(surface(surface.vertex)) if verdict == "interior" else np.nan
-    return Optimum(s, verdict, surface.vertex, se, low, high, dof, loss, surface.used, surface, influence)
+    return Optimum(s, verdict, surface.vertex, se, low, high, dof, loss, surface.used, surface, influence, resolved)
 
 
-def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: float) -> str:
+def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: float) -> tuple[str, bool]:
+    """(verdict, whether the surface is convex beyond noise)."""
     steepest = np.abs(surface.beta[1:]).max()
     if steepest <= ROUNDING * abs(surface.beta[0]):
-        return "flat"
+        return "flat", False
     curvature, unit = surface.curvature
     resolved, shaped = True, True
     if dof > 0:
@@ -136,13 +152,13 @@ def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: flo
         shaped = stats.f.sf(f, len(shape), dof) < 1 - level
         resolved = abs(curvature) > stats.t.ppf((1 + level) / 2, dof) * unit * np.sqrt(variance)
     if not shaped:
-        return "flat"
-    outside = not _inside(s, surface.vertex)
-    if curvature <= 0:
-        return "edge" if outside and not resolved and surface.k == 1 else "non_convex"
+        return "flat", False
+    outside, convex = not _inside(s, surface.vertex), curvature > 0
+    if not convex:
+        return "edge" if outside and not resolved and surface.k == 1 else "non_convex", False
     if outside:
-        return "edge"
-    return "interior" if resolved else "flat"
+        return "edge", resolved
+    return "interior" if resolved else "flat", resolved
 
 
 def _inside(s: Slice, log_value: np.ndarray) -> bool:

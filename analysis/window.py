@@ -54,7 +54,7 @@ def choose_windows(slices: list[Rows], window: str | float = "auto") -> list[np.
     if window == "none":
         return [rows.keep for rows in slices]
     if window != "auto":
-        return [_lowest(rows, float(window)) for rows in slices]
+        return [lowest_rows(rows, float(window)) for rows in slices]
     slices = [Rows(rows.x, rows.loss, rows.seed, rows.keep.copy()) for rows in slices]
     open_ = [rows for rows in slices if rows.shrinkable]
     while open_:
@@ -68,6 +68,12 @@ def choose_windows(slices: list[Rows], window: str | float = "auto") -> list[np.
             _shrink(rows)
         open_ = [rows for rows in open_ if rows.shrinkable and rows.x.shape[1] == 1]
     return [rows.keep for rows in slices]
+
+
+def share_bend(slices: list[Rows]) -> bool:
+    """Whether cubic terms show in the slices of one law together."""
+    known = [chance for chance in map(cubic_chance, slices) if chance is not None]
+    return bool(known) and _stouffer(np.array(known)) < TOGETHER
 
 
 def cubic_chance(rows: Rows) -> float | None:
@@ -96,7 +102,7 @@ def _stouffer(chances: np.ndarray) -> float:
 
 def _shrink(rows: Rows) -> None:
     if rows.x.shape[1] > 1:
-        rows.keep = _lowest(rows, JOINT)
+        rows.keep = lowest_rows(rows, JOINT)
         return
     values = rows.x[:, 0].round(9)
     levels = np.unique(values[rows.keep])
@@ -106,7 +112,7 @@ def _shrink(rows: Rows) -> None:
     rows.keep &= values != levels[far[means[far].argmax()]]
 
 
-def _lowest(rows: Rows, excess: float) -> np.ndarray:
+def lowest_rows(rows: Rows, excess: float) -> np.ndarray:
     """Rows within `excess` of the lowest loss, and at least the fewest lowest."""
     loss = rows.loss[rows.keep]
     if len(loss) <= rows.fewest:

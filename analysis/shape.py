@@ -1,0 +1,275 @@
+"""Basins that no parabola fits: the slices of one law share how theirs is bent.
+
+    loss = a_i + h_i . q(u) + mean(diagonal of h_i) * sum_m theta_m p_m(u),     u = (x - x_i) / scale
+
+with q the squares and products and p the monomials of degree 3 to d. Level a_i (one for each seed where seeds are told
+apart), curvatures h_i and optimum x_i are the slice's own, as in a quadratic: degree 2 is the quadratic of each slice.
+The bend theta, relative to the curvature, is common. Statistics knows this as a shape-invariant model (Lawton et al.
+1972, Technometrics 14; Kneip and Gasser 1988, Ann. Stat. 16): the shifts x_i are found about as well as under a known
+shape, and an error in theta moves all of them together, into a law's coefficient and not into its exponents.
+
+The degree is not known, so degrees 2 to 7 (4 of several hyper-parameters) are averaged by their Akaike weights w_d
+(Burnham and Anderson 2002, ch. 4), and the spread between them is part of the error:
+
+    x = sum_d w_d x_d,    covariance = sum_d w_d (x_d - x)(x_d - x)' + that of sum_d w_d x_d from the runs' noise.
+
+That basins share their bend in log units is an assumption: ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+HIGHEST = {1: 7}  # degree, by the number of hyper-parameters
+OTHERWISE = 4
+PER_TERM = 5  # degrees of freedom that a shared term takes
+STEPS, TOLERANCE = 40, 1e-9
+
+
+@dataclass
+class Basins:
+    """Rows of n slices of one law, sorted by slice: x (R, k) natural logs, loss (R,), owner (R,) slice, cell (R,) codes
+    of slice and seed that have a level of their own."""
+
+    x: np.ndarray
+    loss: np.ndarray
+    owner: np.ndarray
+    cell: np.ndarray
+
+    def __post_init__(self):
+        self.cell = np.unique(self.cell, return_inverse=True)[1]
+        self.count = int(self.owner[-1]) + 1
+        self.starts = np.searchsorted(self.owner, np.arange(self.count))
+        self.sizes = np.bincount(self.cell).astype(float)
+        spans = np.maximum.reduceat(self.x, self.starts) - np.minimum.reduceat(self.x, self.starts)
+        self.scale = np.maximum(np.median(spans, axis=0) / 2, 1e-12)
+        self.low, self.high = np.minimum.reduceat(self.x, self.starts), np.maximum.reduceat(self.x, self.starts)
+
+    @property
+    def k(self) -> int:
+        return self.x.shape[1]
+
+    @cached_property
+    def cells(self) -> int:
+        return len(self.sizes)
+
+    def centred(self, columns: np.ndarray) -> np.ndarray:
+        """Columns (R, m) less their means in each cell."""
+        means = np.stack([np.bincount(self.cell, column) for column in columns.T], axis=1) / self.sizes[:, None]
+        return columns - means[self.cell]
+
+    def sums(self, columns: np.ndarray) -> np.ndarray:
+        """(n, ...) sums over the rows of each slice."""
+        return np.add.reduceat(columns, self.starts)
+
+
+@dataclass
+class Fit:
+    """One degree: curvature (n, p2), best (n, k) natural logs, theta (m,); derivatives of best to the rows' losses."""
+
+    degree: int
+    curvature: np.ndarray
+    best: np.ndarray
+    theta: np.ndarray
+    rss: float
+    dof: int
+    residual: np.ndarray  # (R,)
+    own: np.ndarray  # (R, k): d best / d loss of the row, theta held
+    loading: np.ndarray  # (n, k, m): d best / d theta
+    shared: np.ndarray  # (R, m): d theta / d loss of the row
+
+    @property
+    def convex(self) -> bool:
+        return bool((np.linalg.eigvalsh(matrices(self.curvature, self.best.shape[1]))[:, 0] > 0).all())
+
+
+def exponents(k: int, low: int, high: int) -> list[tuple[int, ...]]:
+    """Powers of each coordinate in the monomials of degree low to high."""
+    picked = [c for degree in range(low, high + 1) for c in combinations_with_replacement(range(k), degree)]
+    return [tuple(c.count(j) for j in range(k)) for c in picked]
+
+
+def powers(u: np.ndarray, wanted: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Monomials (R, m) and their gradients (R, m, k) at u (R, k)."""
+    k, top = u.shape[1], max((max(e) for e in wanted), default=0)
+    table = np.ones((top + 2, *u.shape))  # table[p] = u ** (p - 1); table[0] stands for the derivative of a constant
+    table[0] = 0.0
+    for p in range(1, top + 1):
+        table[p + 1] = table[p] * u
+    values, slopes = np.ones((len(u), len(wanted))), np.zeros((len(u), len(wanted), k))
+    for column, e in enumerate(wanted):
+        factors = [table[p + 1][:, j] for j, p in enumerate(e)]
+        values[:, column] = np.prod(factors, axis=0)
+        for j, p in enumerate(e):
+            if p:
+                rest = [f for i, f in enumerate(factors) if i != j]
+                slopes[:, column, j] = p * table[p][:, j] * (np.prod(rest, axis=0) if rest else 1.0)
+    return values, slopes
+
+
+def squares(k: int) -> np.ndarray:
+    """(p2,) 1 / k at the squares among q, 0 at the products."""
+    return np.array([max(e) == 2 for e in exponents(k, 2, 2)]) / k
+
+
+def matrices(curvature: np.ndarray, k: int) -> np.ndarray:
+    """(n, p2) coefficients of q -> (n, k, k) Hessians."""
+    result = np.zeros((len(curvature), k, k))
+    for column, (i, j) in enumerate(combinations_with_replacement(range(k), 2)):
+        result[:, i, j] += curvature[:, column]
+        result[:, j, i] += curvature[:, column]
+    return result
+
+
+def surface(u: np.ndarray, curvature: np.ndarray, theta: np.ndarray, degree: int):
+    """(values (R,), slopes (R, k), q + w p.theta (R, p2), mean curvature (R,), p (R, m)) at u with each row's curvature."""
+    k = u.shape[1]
+    q, dq = powers(u, exponents(k, 2, 2))
+    p, dp = powers(u, exponents(k, 3, degree)) if degree > 2 else (np.zeros((len(u), 0)), np.zeros((len(u), 0, k)))
+    w, bend = squares(k), p @ theta
+    mean = curvature @ w
+    values = (q * curvature).sum(axis=1) + mean * bend
+    slopes = np.einsum("rmk,rm->rk", dq, curvature) + mean[:, None] * np.einsum("rmk,m->rk", dp, theta)
+    return values, slopes, q + bend[:, None] * w, mean, p
+
+
+def fit_degree(b: Basins, degree: int, curvature: np.ndarray, best: np.ndarray, theta: np.ndarray) -> Fit:
+    """Gauss-Newton with the slices' own parameters eliminated; starts at the values given (theta: of a lower degree)."""
+    k, p2 = b.k, curvature.shape[1]
+    m = len(exponents(k, 3, degree)) if degree > 2 else 0
+    theta = np.concatenate([theta, np.zeros(m - len(theta))])
+    damp, state = 1e-8, None
+
+    def rows(curvature, best, theta):
+        u = (b.x - best[b.owner]) / b.scale
+        values, slopes, dq, mean, p = surface(u, curvature[b.owner], theta, degree)
+        residual = b.centred((b.loss - values)[:, None])[:, 0]
+        return residual, float(residual @ residual), (slopes, dq, mean, p)
+
+    residual, rss, parts = rows(curvature, best, theta)
+    for _ in range(STEPS):
+        slopes, dq, mean, p = parts
+        columns = b.centred(np.concatenate([dq, -slopes / b.scale, mean[:, None] * p], axis=1))
+        local, common = columns[:, : p2 + k], columns[:, p2 + k :]
+        state = _normal(b, local, common, residual, damp)
+        step_local, step_theta = state[:2]
+        size = 1.0
+        while True:
+            moved = np.clip(size * step_local[:, p2:], -b.scale, b.scale)
+            reach = b.high - b.low
+            trial = (
+                curvature + size * step_local[:, :p2],
+                np.clip(best + moved, b.low - reach, b.high + reach),
+                theta + size * step_theta,
+            )
+            found = rows(*trial)
+            if found[1] <= rss * (1 + 1e-12) or size < 1e-3:
+                break
+            size /= 3
+        if found[1] > rss * (1 + 1e-12):
+            damp = max(damp, 1e-6) * 100
+            if damp > 1:
+                break
+            continue
+        damp, gain = max(damp / 10, 1e-10), rss - found[1]
+        (curvature, best, theta), (residual, rss, parts) = trial, found
+        if gain <= TOLERANCE * rss + 1e-24:
+            break
+    slopes, dq, mean, p = parts
+    columns = b.centred(np.concatenate([dq, -slopes / b.scale, mean[:, None] * p], axis=1))
+    own, loading, shared = _influence(b, columns[:, : p2 + k], columns[:, p2 + k :], p2)
+    dof = len(b.loss) - b.cells - b.count * (p2 + k) - m
+    return Fit(degree, curvature, best, theta, rss, dof, residual, own, loading, shared)
+
+
+def _normal(b: Basins, local, common, residual, damp):
+    """Gauss-Newton steps (n, q) and (m,)."""
+    gram, cross, pull = _grams(b, local, common, damp, residual)
+    inner = np.linalg.solve(gram, np.concatenate([cross, pull[..., None]], axis=2))
+    whole = common.T @ common
+    whole = whole + damp * np.diag(np.diag(whole)) - np.einsum("nqa,nqb->ab", cross, inner[..., :-1])
+    side = common.T @ residual - np.einsum("nqa,nq->a", cross, inner[..., -1])
+    theta = np.linalg.lstsq(whole, side, rcond=1e-12)[0] if len(side) else side
+    return inner[..., -1] - inner[..., :-1] @ theta, theta
+
+
+def _grams(b, local, common, damp, residual=None):
+    gram = b.sums(local[:, :, None] * local[:, None, :])
+    diagonal = np.einsum("nqq->nq", gram)
+    gram = gram + (damp * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300)[..., None] * np.eye(gram.shape[1])
+    cross = b.sums(local[:, :, None] * common[:, None, :])
+    return gram, cross, None if residual is None else b.sums(local * residual[:, None])
+
+
+def _influence(b: Basins, local, common, p2):
+    gram, cross, _ = _grams(b, local, common, 0.0)
+    inner = np.linalg.solve(gram, cross)  # (n, q, m)
+    own = np.einsum("rij,rj->ri", np.linalg.inv(gram)[b.owner], local)
+    left = common - np.einsum("rq,rqm->rm", local, inner[b.owner])
+    whole = left.T @ left
+    shared = left @ np.linalg.pinv(whole, rcond=1e-12, hermitian=True) if len(whole) else left
+    return own[:, p2:], -inner[:, p2:], shared
+
+
+@dataclass
+class Average:
+    """Degrees averaged: best (n, k); own (R, k), loading (n, k, M), shared (R, M) as in Fit, all degrees side by side;
+    models (n, k, D): what the degrees differ by, as effects of unit variance; weights (D,)."""
+
+    best: np.ndarray
+    own: np.ndarray
+    loading: np.ndarray
+    shared: np.ndarray
+    models: np.ndarray
+    weights: np.ndarray
+    fits: list[Fit]
+
+    @property
+    def residual(self) -> np.ndarray:
+        """(R,) of the averaged curve, near enough: the averaged residual."""
+        return sum(w * fit.residual for w, fit in zip(self.weights, self.fits, strict=True))
+
+    @property
+    def terms(self) -> float:
+        """Shared terms, on average."""
+        return float(sum(w * len(fit.theta) for w, fit in zip(self.weights, self.fits, strict=True)))
+
+
+def fit_degrees(b: Basins, curvature: np.ndarray, best: np.ndarray, highest: int | None = None) -> list[Fit]:
+    """Each degree from 2 on that keeps every slice convex and PER_TERM degrees of freedom for each shared term; starts
+    at curvature (n, p2) and best (n, k), in units of Basins.scale and natural logs."""
+    fits: list[Fit] = []
+    theta = np.zeros(0)
+    room = len(b.loss) - b.cells - b.count * (curvature.shape[1] + b.k)
+    for degree in range(2, (highest or HIGHEST.get(b.k, OTHERWISE)) + 1):
+        terms = len(exponents(b.k, 3, degree)) if degree > 2 else 0
+        if room < 1 or terms * PER_TERM > room:
+            break
+        fit = fit_degree(b, degree, curvature, best, theta)
+        if fit.convex:
+            fits.append(fit)
+            curvature, best, theta = fit.curvature, fit.best, fit.theta
+    return fits
+
+
+def average(fits: list[Fit]) -> Average:
+    """The fits, weighted by exp(-AIC / 2) with the slices' own parameters profiled out: AIC = v log rss + 2 m of m shared
+    terms, v the degrees of freedom of degree 2."""
+    room = fits[0].dof + len(fits[0].theta)
+    criteria = np.array([room * np.log(max(fit.rss, 1e-300)) + 2 * len(fit.theta) for fit in fits])
+    weights = np.exp(-(criteria - criteria.min()) / 2)
+    weights /= weights.sum()
+    both = list(zip(weights, fits, strict=True))
+    best = sum(w * fit.best for w, fit in both)
+    return Average(
+        best,
+        sum(w * fit.own for w, fit in both),
+        np.concatenate([w * fit.loading for w, fit in both], axis=2),
+        np.concatenate([fit.shared for fit in fits], axis=1),
+        np.stack([np.sqrt(w) * (fit.best - best) for w, fit in both], axis=2),
+        weights,
+        fits,
+    )
