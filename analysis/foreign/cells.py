@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-EMPTY = ("", "null", "none", "n/a", "na", "-", "<na>")  # nan is a number that is none: a diverged loss
+# What trackers and people write for nothing. nan is not in it: that is a number which is none, as of a diverged loss.
+EMPTY = tuple(
+    sorted({form for word in ("", " ", "null", "none", "n/a", "na", "-", "<na>")
+            for form in (word, word.upper(), word.capitalize())} | {"<NA>"})
+)  # fmt: skip
+NAN = ("nan", "NaN", "NAN", "-nan", "-NaN")
 SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 NUMBER = re.compile(r"([+-]?(?:\d+(?:_\d{3})+|\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)", re.IGNORECASE)
 NAMED_FLOATS = re.compile(r"(?<=[:\[,\s])(-?)(nan|inf|Infinity)(?=\s*[,}\]])")
@@ -17,8 +22,16 @@ DEEPEST = 20
 
 def is_empty(column: pd.Series) -> pd.Series:
     """Whether each cell says nothing."""
-    texts = column.map(lambda cell: isinstance(cell, str) and cell.strip().lower() in EMPTY)
-    return column.isna() | texts.astype(bool)
+    return column.isna() | column.isin(EMPTY) if _mixed(column) else column.isna()
+
+
+def is_nan(column: pd.Series) -> pd.Series:
+    """Whether each cell is written as NaN, which an empty one is not."""
+    return column.isin(NAN) if _mixed(column) else pd.Series(False, column.index)
+
+
+def _mixed(column: pd.Series) -> bool:
+    return pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)
 
 
 def numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -29,11 +42,10 @@ def numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     if pd.api.types.is_numeric_dtype(column):
         return column.astype(float), pd.Series(False, column.index)
     values = pd.to_numeric(column, errors="coerce").astype(float)
-    left = values.isna() & ~is_empty(column)
+    left = values.isna() & ~is_empty(column) & ~is_nan(column)
     if left.any():
-        values[left] = column[left].map(_number)
-    named = column.map(lambda cell: isinstance(cell, str) and cell.strip().lower() in ("nan", "-nan")).astype(bool)
-    return values, values.isna() & ~is_empty(column) & ~named
+        values[left] = column[left].map(_number).astype(float)
+    return values, left & values.isna()
 
 
 def _number(cell: Any) -> float:
@@ -47,7 +59,7 @@ def _number(cell: Any) -> float:
 
 def holds_dicts(column: pd.Series) -> bool:
     """Whether the first cell that says something is a dict, or the text of one."""
-    if not pd.api.types.is_object_dtype(column) and not pd.api.types.is_string_dtype(column):
+    if not _mixed(column):
         return False
     first = next((cell for cell in column if isinstance(cell, dict) or (isinstance(cell, str) and cell.strip())), None)
     return isinstance(first, dict) or (isinstance(first, str) and first.strip()[0] == "{" and first.strip()[-1] == "}")

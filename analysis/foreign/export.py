@@ -25,7 +25,7 @@ def read_export(path: str | os.PathLike, columns: Mapping[str, str] | None = Non
     path = Path(path)
     names = [] if path.suffix == ".parquet" else header(path)
     texts = [name for name in names if read(name).canonical in ASIDE or name in [(columns or {}).get(a) for a in ASIDE]]
-    frame = load(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=_spellings())
+    frame = load(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=list(EMPTY))
     notes: list[str] = []
     if names and names[0] == "column 1" and frame[names[0]].tolist() == list(range(len(frame))):
         frame = frame.drop(columns=names[0])  # the index that pandas writes
@@ -33,10 +33,6 @@ def read_export(path: str | os.PathLike, columns: Mapping[str, str] | None = Non
     for name in [name for name in frame if holds_dicts(frame[name])]:
         frame = _spread(frame, name, notes)
     return to_canonical(frame, columns, notes=notes)
-
-
-def _spellings() -> list[str]:
-    return sorted({form for word in EMPTY for form in (word, word.upper(), word.capitalize())} | {"<NA>"})
 
 
 def _spread(frame: pd.DataFrame, name: str, notes: list[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.canonical import canonical, rename
 from analysis.columns import CANONICAL, IDENTIFIERS, NUMBERS, POSITIVE, STATUS_WORDS, STATUSES
 from analysis.errors import UserError
-from analysis.foreign.cells import is_empty, numbers
+from analysis.foreign.cells import is_empty, is_nan, numbers
 from analysis.foreign.names import CONFIG, LOGGED, NAMES, PLAIN, Reading, read
 
 ORDER = {CONFIG: 0, PLAIN: 1, LOGGED: 2}
@@ -185,20 +185,18 @@ def _plain(column: pd.Series) -> pd.Series:
     """Numbers where all cells are, truths where all are, else text; empty cells empty."""
     if not pd.api.types.is_object_dtype(column) and not pd.api.types.is_string_dtype(column):
         return column
-    column = column.astype(object).where(~is_empty(column), None)
-    if column.map(lambda cell: isinstance(cell, str)).any():
-        values = pd.to_numeric(column, errors="coerce")
-        named = column.map(lambda cell: str(cell).strip().lower() in ("nan", "-nan")).astype(bool)
-        if (values.notna() | column.isna() | named).all() and column.notna().any():
-            return values
-        return column.map(str, na_action="ignore")
-    return column.infer_objects()
+    column = column.astype(object).mask(is_empty(column), None)
+    if pd.api.types.infer_dtype(column, skipna=True) not in ("string", "mixed", "mixed-integer"):
+        return column.infer_objects()
+    values = pd.to_numeric(column, errors="coerce")
+    if (values.notna() | column.isna() | is_nan(column)).all() and column.notna().any():
+        return values
+    return column.map(str, na_action="ignore")
 
 
 def _not_finite(column: pd.Series) -> pd.Series:
     """Whether each cell is written as NaN or infinite, which an empty one is not."""
-    return column.map(lambda cell: isinstance(cell, str | float) and str(cell).strip().lower().lstrip("+-")
-                      in (("nan", "inf", "infinity") if isinstance(cell, str) else ("inf",))).astype(bool)  # fmt: skip
+    return is_nan(column) | np.isinf(numbers(column)[0])
 
 
 def _status(table: pd.DataFrame, lost: pd.Series) -> list[str]:
@@ -206,8 +204,8 @@ def _status(table: pd.DataFrame, lost: pd.Series) -> list[str]:
     are failures."""
     lines = []
     if "status" in table and not pd.api.types.is_bool_dtype(table["status"]):
-        words = table["status"].map(lambda cell: STATUS_WORDS.get(str(cell).strip().lower(), str(cell).strip().lower()),
-                                    na_action="ignore")  # fmt: skip
+        known = {cell: str(cell).strip().lower() for cell in table["status"].dropna().unique()}
+        words = table["status"].map({cell: STATUS_WORDS.get(word, word) for cell, word in known.items()})
         flags = words.dropna().isin(["true", "false", "0", "1", "0.0", "1.0"]).all()
         if not flags and (odd := words.notna() & ~words.isin(STATUSES)).any():
             first = words[odd].iloc[0]
