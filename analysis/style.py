@@ -46,9 +46,11 @@ def label(column: str) -> str:
 
 
 def short(value: Any) -> str:
-    """29400 -> 29.4k, 1.23e9 -> 1.23B; small numbers in three digits; text as it is."""
+    """29400 -> 29.4k, 1.23e9 -> 1.23B, 6e18 as it is; small numbers in three digits; text as it is."""
     if isinstance(value, str | bool) or value is None:
         return str(value)
+    if abs(value) >= 1e15:  # FLOPs
+        return f"{value:.3g}".replace("e+", "e")
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
