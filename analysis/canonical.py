@@ -143,7 +143,7 @@ def _status(df: pd.DataFrame) -> list[str]:
 def _flag(column: pd.Series) -> pd.Series | None:
     """1, 0 and NaN of a column of true and false (as such, as text, or as 1 and 0); None for any other."""
     flags = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
-    values = column.map({cell: flags.get(str(cell).strip().lower(), np.nan) for cell in column.dropna().unique()}).astype(float)
+    values = column.map({c: flags.get(str(c).strip().lower(), np.nan) for c in column.dropna().unique()}).astype(float)
     return values if column.notna().any() and (values.notna() | column.isna()).all() else None
 
 
