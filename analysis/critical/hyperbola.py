@@ -35,6 +35,9 @@ def fit(log_batch: np.ndarray, log_d: np.ndarray) -> Hyperbola:
     """K hyperbolas through n batches: log_batch (n,), log_d (K, n) = ln(B S); at least 3 batches, or one has no
     residual. Unit of D: that of the batch times steps."""
     x, y = np.asarray(log_batch, float), np.atleast_2d(np.asarray(log_d, float))
+    whole = np.isfinite(y).all(axis=1)
+    if not whole.all():  # a draw in which a batch never reaches the target
+        y = np.where(whole[:, None], y, 0.0)
     grid = np.linspace(x.min() - REACH, x.max() + REACH, GRID)
     shapes = np.logaddexp(0.0, x - grid[:, None])  # (grid, n)
     shapes -= shapes.mean(axis=1, keepdims=True)
@@ -50,7 +53,8 @@ def fit(log_batch: np.ndarray, log_d: np.ndarray) -> Hyperbola:
     log_d_min = (y - np.logaddexp(0.0, x - u[:, None])).mean(axis=1)
     with np.errstate(invalid="ignore"):
         out = np.where(u <= grid[1], -np.inf, np.where(u >= grid[-2], np.inf, u))
-    return Hyperbola(log_d_min, out, (residual**2).sum(axis=1))
+    rss = (residual**2).sum(axis=1)
+    return Hyperbola(*(np.where(whole, each, np.nan) for each in (log_d_min, out, rss)))
 
 
 def _projected(x: np.ndarray, centred: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -122,8 +122,8 @@ def _of_size(s: Size, fit: curves.Curves, variance: float, dof: float, of, optio
         if point.verdict == "too_few":
             reached = curves.at(fit, 0, np.r_[low[0], high[0]])
             if len(inside) == 0:
-                notes.append(f"params {given['params']:.4g}: target {target:.4g} lies outside what was trained at any "
-                             f"batch (batch {np.exp(s.log_batch[0]):.4g}: {reached[1]:.4g} to {reached[0]:.4g}).")  # fmt: skip
+                notes.append(f"params {given['params']:.4g}: target {target:.4g} lies outside what was trained at any batch "
+                             f"(batch {np.exp(s.log_batch[0]):.4g}: {reached[1]:.4g} to {reached[0]:.4g}).")  # fmt: skip
         elif dof > 0:
             spread(point, np.sqrt(variance) * curves.influence(fit, inside, target), s.block, dof, options, False)
             if draws is not None:
