@@ -20,7 +20,10 @@ MODULES = {
     "batch": "analysis.hyper",
     "lr_batch": "analysis.hyper",
     "critical_batch": "analysis.critical.fit",
+    "loss": "analysis.loss.parametric",
     "isoflop": "analysis.loss.isoflop",
+    "envelope": "analysis.loss.envelope",
+    "transfer": "analysis.transfer",
 }
 
 

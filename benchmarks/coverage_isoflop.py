@@ -54,7 +54,7 @@ class Surface:
 @dataclass(frozen=True)
 class Plan:
     """IsoFLOP: `budgets` a factor `step` apart, `sizes` models each, `ratio` apart, about the optimum. Envelope: `sizes`
-    models over the same budgets, curves of 60 checkpoints."""
+    models, each a curve of 60 checkpoints over `tokens`, its noise correlated along the curve."""
 
     surface: Surface = Surface()
     kind: str = "isoflop"
@@ -68,7 +68,11 @@ class Plan:
     growth: float = 0.0  # exponent of the noise in C / first
     off_centre: float = 0.0  # octaves, of each budget's grid
     drift: float = 0.0  # octaves, from the first budget to the last
-    shape: float = 0.0  # nats, s.d. of what one model size has at all budgets
+    shape: float = 0.0  # nats, s.d. of what one model size has at all budgets, or one curve all along
+    smallest: float = 5e7  # parameters; envelope only, as tokens are
+    tokens: tuple[float, float] = (1e9, 1e11)
+    points: str = "crossings"
+    envelope: str = "bins"
     scatter: float = 0.0  # natural log, s.d. of the true optima
 
 
@@ -93,7 +97,36 @@ def _isoflop_cases() -> dict[str, Plan]:
     return cases
 
 
-CASES = _isoflop_cases()
+def _envelope_cases() -> dict[str, Plan]:
+    base = {"kind": "envelope", "sizes": 14, "ratio": 1.5, "noise": 0.001, "shape": 0.002}
+    wide = base | {"sizes": 8, "ratio": 2.0}
+    return {
+        "envelope: Chinchilla": Plan(CHINCHILLA, **base),
+        "envelope: Chinchilla, 8 sizes": Plan(CHINCHILLA, **wide),
+        "envelope: bowl": Plan(BOWL, **base),
+        "envelope: Gemstones": Plan(GEMSTONES, **base),
+        "envelope: Kaplan": Plan(KAPLAN, **base),
+        "envelope: Chinchilla, run offsets x 3": Plan(CHINCHILLA, **base | {"shape": 0.006}),
+        "envelope: Chinchilla, noise of checkpoints x 4": Plan(CHINCHILLA, **base | {"noise": 0.004}),
+        "envelope hull: Chinchilla": Plan(CHINCHILLA, envelope="hull", **base),
+        "envelope all bins, runs resampled: Chinchilla": Plan(CHINCHILLA, points="all", **base),
+    }
+
+
+CASES = _isoflop_cases() | _envelope_cases()
+
+
+def envelope_table(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
+    sizes = plan.smallest * np.exp(rng.uniform(-0.3, 0.3)) * plan.ratio ** np.arange(plan.sizes)
+    tokens = np.geomspace(*plan.tokens, 60)
+    parts = []
+    for i, n in enumerate(sizes):
+        noise = rng.standard_normal(len(tokens))
+        for k in range(1, len(tokens)):
+            noise[k] = 0.8 * noise[k - 1] + 0.6 * noise[k]
+        loss = plan.surface.loss(n, tokens) + plan.shape * rng.standard_normal() + plan.noise * noise
+        parts.append(pd.DataFrame({"run_id": f"run{i}", "params": n, "tokens": tokens, "loss": loss}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def isoflop_table(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
@@ -128,9 +161,13 @@ def measure(plan: Plan, draws: int, seed: int = 0) -> dict:
     widths: dict[str, list[float]] = {}
     errors, interior, absent = [], 0, 0
     for draw in range(draws):
-        table = isoflop_table(plan, rng)
-        options = {"estimator": plan.estimator, "approach3": False, "bootstrap": 100, "seed": draw}
-        result = fit(table, plan.kind, options | {"heldout": None})
+        if plan.kind == "isoflop":
+            table = isoflop_table(plan, rng)
+            options = {"estimator": plan.estimator, "approach3": False}
+        else:
+            table = envelope_table(plan, rng)
+            options = {"envelope": plan.envelope, "points": plan.points}
+        result = fit(table, plan.kind, options | {"bootstrap": 100, "seed": draw, "heldout": None})
         law = next((law for law in result.laws if law["name"] == "params_opt"), None)
         if law is None or law["covariance"] is None:
             absent += 1
@@ -141,12 +178,12 @@ def measure(plan: Plan, draws: int, seed: int = 0) -> dict:
             p = law["parameters"][name]
             held.setdefault(name, []).append(p["low"] <= truth <= p["high"])
             widths.setdefault(name, []).append(p["high"] - p["low"] if name == "flops" else np.log(p["high"] / p["low"]))
-        for name, c in {"N in the middle": plan.first * plan.step ** ((plan.budgets - 1) / 2),
-                        "N at 10 C": 10 * plan.first * plan.step ** (plan.budgets - 1)}.items():  # fmt: skip
+        first, last = law["range"]["flops"]["low"], law["range"]["flops"]["high"]
+        for name, c in {"N in the middle": np.sqrt(first * last), "N at 10 C": 10 * last}.items():
             low, high = ends(law, c)
             held.setdefault(name, []).append(low <= s.best(c) <= high)
             widths.setdefault(name, []).append(np.log(high / low))
-        if not plan.scatter:
+        if not plan.scatter and plan.kind == "isoflop":
             for o in result.optima:
                 if o["target"] == "params_opt" and o["verdict"] == "interior" and o["low"] and o["high"]:
                     held.setdefault("minimum", []).append(o["low"] <= s.best(o["given"]["flops"]) <= o["high"])

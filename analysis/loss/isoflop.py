@@ -173,11 +173,8 @@ def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
         scored = score(c, y, held_out(f.points, options.heldout))
         laws.append(law_dict(power_law(c, y), "loss_opt", f.points.drop(columns="loss"), options.level, heldout=scored))
     lines += _verdicts(f) + _sum(laws) + _asymmetry(f)
-    given = group.settings
-    result.laws += [
-        {"analysis": result.analysis, **law, "given": given, "method": options.estimator, "counts": "budgets", "notes": lines}
-        for law in laws
-    ]
+    shared = {"given": group.settings, "method": options.estimator, "counts": "budgets", "notes": lines}
+    result.laws += [{"analysis": result.analysis, **law, **shared} for law in laws]
     result.notes += [f"{said}{line}" for line in lines]
     result.optima += _optima(result.analysis, f, held, options)
     return f

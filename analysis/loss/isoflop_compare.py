@@ -37,8 +37,8 @@ def add(result, found, telling: list[str], options) -> None:
         if ends["low"] is not None and np.isfinite(low) and not (ends["low"] <= high and low <= ends["high"]):
             said = f"{f.label}: " if f.label else ""
             result.notes.append(
-                f"{said}approach 3 gives a = {a:.3f} on the same points, approach 2 {ends['value']:.3f}, their intervals apart: "
-                "one of the two forms does not hold here."
+                f"{said}approach 3 gives a = {a:.3f} on the same points, approach 2 {ends['value']:.3f}, their intervals "
+                "apart: one of the two forms does not hold here."
             )
     if rows:
         result.tables[TITLE] = pd.DataFrame(rows)
@@ -56,10 +56,11 @@ def _parametric(f, options):
         laws = fit(points.reset_index(drop=True), "loss", asked).laws
     except UserError:
         return None
-    law = next((law for law in laws if law["name"] == "loss" and {"A", "B", "alpha", "beta"} <= set(law["parameters"])), None)
+    wanted = {"E", "A", "B", "alpha", "beta"}
+    law = next((law for law in laws if law["name"] == "loss" and wanted <= set(law["parameters"])), None)
     if law is None:
         return None
-    _, big_a, big_b, alpha, beta = (law["parameters"][s]["value"] for s in ("E", "A", "B", "alpha", "beta"))
+    big_a, big_b, alpha, beta = (law["parameters"][s]["value"] for s in ("A", "B", "alpha", "beta"))
     if None in (big_a, big_b, alpha, beta) or not (alpha > 0 and beta > 0 and big_a > 0 and big_b > 0):
         return None
     a, g = beta / (alpha + beta), (alpha * big_a / (beta * big_b)) ** (1 / (alpha + beta))

@@ -50,4 +50,36 @@ def _draw(ax: Any, f) -> None:
     ax.set_xlabel(style.label("params"))
     ax.set_ylabel(style.label("loss"))
     if budgets:
-        ax.legend(title=style.label("flops"), title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+        _legend(ax, "flops")
+
+
+def _legend(ax: Any, column: str) -> None:
+    ax.legend(title=style.label(column), title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+
+
+def envelopes(path, found) -> Any:
+    """Training curves in (FLOPs, loss), coloured by model size, the lower envelope and the crossings of runs on it.
+    `found`: see analysis/loss/envelope.py, Fitted."""
+    shown = found[:MOST_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    rows = math.ceil(len(shown) / columns)
+    fig = style.figure(style.COLUMN * 1.4 if columns == 1 else style.PAGE, 2.9 * rows)
+    with style.style():
+        axes = fig.subplots(rows, columns, squeeze=False).ravel()
+        for ax, f in zip(axes, shown, strict=False):
+            sizes = np.unique(f.curves.size.round(3))
+            colours = dict(zip(sizes.tolist(), style.ordered(len(sizes)), strict=True))
+            named = {sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, min(NAMED, len(sizes)))}
+            for size, x, y in sorted(zip(f.curves.size.round(3), f.curves.x, f.curves.y, strict=True), key=lambda c: c[0]):
+                label = style.short(float(np.exp(size))) if size in named else None
+                named.discard(size)
+                ax.plot(np.exp(x), np.exp(y), "-", lw=0.8, color=colours[float(size)], label=label, gid="curve")
+            ax.plot(np.exp(f.envelope.x), np.exp(f.envelope.y), "-", lw=1.6, color="black", zorder=3, gid="envelope")
+            ax.plot(f.points["flops"], f.points["loss"], "o", ms=3 if len(f.points) < 60 else 1, zorder=4,
+                    color=style.CATEGORIES[1], gid="point")  # fmt: skip
+            ax.set(xscale="log", xlabel=style.label("flops"), ylabel=style.label("loss"))
+            ax.set_title(f.label, loc="left")
+            _legend(ax, "params")
+        for ax in axes[len(shown) :]:
+            ax.set_visible(False)
+    return style.save(fig, path)

@@ -65,8 +65,8 @@ def usable(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _sizes(df: pd.DataFrame) -> pd.DataFrame:
     known = [name for name in ("params", "tokens", "flops") if name in df]
     if len(known) < 2:
-        wanted = "two of params, tokens and flops"
-        raise UserError(f"the table needs {wanted}, and has {known[0] if known else 'none'}; map them with columns.NAME=THEIRS.")
+        has = known[0] if known else "none"
+        raise UserError(f"the table needs two of params, tokens and flops, and has {has}; map them: columns.NAME=THEIRS.")
     df = df.copy()
     derived = {
         "params": lambda: df["flops"] / (6 * df["tokens"]),
@@ -138,6 +138,6 @@ def _remark(group: Group, df: pd.DataFrame, code: np.ndarray) -> None:
     low, high = ratio.quantile([0.05, 0.95])
     if group.measured and (low < 0.98 or high > 1.02):
         group.notes.append(
-            f"6ND is {low:.2f} to {high:.2f} of the budget (FLOPs of attention, or another count of parameters): N and D at the "
-            "minimum are found separately, and the exponents need not add up to 1."
+            f"6ND is {low:.2f} to {high:.2f} of the budget (FLOPs of attention, or another count of parameters): N and D at "
+            "the minimum are found separately, and the exponents need not add up to 1."
         )
