@@ -55,12 +55,14 @@ def refine(optima: list, level: float, inside, always: bool = False) -> list:
     """The optima of one law, by their shared shape where basins are bent or it is wanted `always`, else as they are;
     inside(slice, log value) -> bool."""
     able = [i for i, o in enumerate(optima) if o.verdict in ("interior", "edge") and o.resolved]
-    rows = [_rows(optima[i].slice) for i in able]
+    rows = [window_rows(optima[i].slice) for i in able]
     telling = [r for r in rows if r.shrinkable]
     if 2 * len(telling) <= len(rows) or not (always or (rows[0].x.shape[1] == 1 and share_bend(telling))):
         return optima
-    basins = _basins([optima[i].slice for i in able], rows)
-    fits = shape.fit_degrees(basins, *_start(basins, [optima[i].curve for i in able]))
+    basins = gather([optima[i].slice for i in able], rows)
+    own = [optima[i].surface for i in able]
+    start = np.clip([each.vertex for each in own], basins.low, basins.high)
+    fits = shape.fit_degrees(basins, curvatures(basins, own), start)
     if not fits or fits[-1].degree < 3:
         return optima
     found = shape.average(fits)
@@ -74,12 +76,12 @@ def refine(optima: list, level: float, inside, always: bool = False) -> list:
     return result
 
 
-def _rows(s) -> Rows:
+def window_rows(s) -> Rows:
     rows = Rows(s.x, s.loss, s.seed, ~censored(s.loss, s.diverged))
     return replace(rows, keep=lowest_rows(rows, EXCESS if s.x.shape[1] == 1 else JOINT))
 
 
-def _basins(slices: list, rows: list[Rows]) -> shape.Basins:
+def gather(slices: list, rows: list[Rows]) -> shape.Basins:
     """Rows of all slices, sorted by slice; a level for each seed where design() tells them apart."""
     cells, next_ = [], 0
     for s, r in zip(slices, rows, strict=True):
@@ -94,14 +96,13 @@ def _basins(slices: list, rows: list[Rows]) -> shape.Basins:
     return shape.Basins(x, loss, owner, np.concatenate(cells))
 
 
-def _start(basins: shape.Basins, surfaces: list) -> tuple[np.ndarray, np.ndarray]:
-    """Curvatures (n, p2) in units of basins.scale, and optima within the rows, of the slices' own quadratics."""
-    k = basins.k
-    curvature = []
+def curvatures(basins: shape.Basins, surfaces: list) -> np.ndarray:
+    """(n, p2) of the slices' own quadratics, in units of basins.scale."""
+    k, result = basins.k, []
     for s in surfaces:
         ratio = basins.scale / s.scale
-        curvature.append([s.beta[1 + k + c] * ratio[i] * ratio[j] for c, (i, j) in enumerate(pairs(k))])
-    return np.array(curvature), np.clip([s.vertex for s in surfaces], basins.low, basins.high)
+        result.append([s.beta[1 + k + c] * ratio[i] * ratio[j] for c, (i, j) in enumerate(pairs(k))])
+    return np.array(result)
 
 
 def _noise(slices: list, rows: list[Rows], basins: shape.Basins, found: shape.Average):
@@ -153,6 +154,7 @@ def _optimum(o, r: Rows, at: int, basins, found: shape.Average, noise, shared: S
         loading=loading,
         models=models,
         shape=found.weights,
+        noise=float(noise[here][0]),
     )
 
 

@@ -23,7 +23,7 @@ s2 = max(0, (RSS - tr MW) / dof), and
 
     covariance = P V P' * RSS / tr MV,   V = W + s2 I,   Student t, dof = (tr MV)^2 / tr MVMV (Satterthwaite).
 
-Where the runs' noise explains the residuals (F test, 30 %), s2 = 0, both estimate that noise, and are averaged by
+Where the runs' noise explains the residuals (F test, 22 %), s2 = 0, both estimate that noise, and are averaged by
 degrees of freedom. (Hartung and Knapp's interval of random-effects meta-analysis, for ordinary least squares.)
 """
 
@@ -40,7 +40,7 @@ CONSTANT = 0.02  # a predictor that moves by less does not vary
 COLLINEAR = 100.0  # variance inflation above which a predictor is another under a second name
 SAME_SCALE = 0.02
 ROUNDING = 1e-8  # of a log optimum
-NO_SCATTER = 0.3  # significance above which the runs' noise explains the residuals
+NO_SCATTER = 0.22  # significance above which the runs' noise explains the residuals: of three optima 75 to 84 % are covered
 
 
 @dataclass

@@ -50,6 +50,8 @@ class Optimum:
     curve: Callable[[np.ndarray], np.ndarray] | None = None  # log values (..., k) -> loss
     influence: np.ndarray | None = field(default=None, repr=False)  # (k, rows used): d value / d loss, times the noise
     resolved: bool = False  # the slice's own quadratic is convex beyond noise
+    surface: Surface | None = field(default=None, repr=False)  # that quadratic
+    noise: float = np.nan  # s.d. of one loss
     shared: bend.Shared | None = field(default=None, repr=False)  # where basins are bent: what moves all optima
     loading: np.ndarray | None = field(default=None, repr=False)  # (k, m): d value / d terms of `shared`
     models: np.ndarray | None = field(default=None, repr=False)  # (k, D): effects of unit variance, common to all
@@ -136,7 +138,8 @@ def _quadratic(s: Slice, surface: Surface | None, noise, bootstrap: int, level: 
         se = np.sqrt((influence**2).sum(axis=1))
         low, high = _interval(surface, se, variance, dof, bootstrap, level, rng)
     loss = float(surface(surface.vertex)) if verdict == "interior" else np.nan
-    return Optimum(s, verdict, surface.vertex, se, low, high, dof, loss, surface.used, surface, influence, resolved)
+    told = surface.used, surface, influence, resolved, surface, float(np.sqrt(variance))
+    return Optimum(s, verdict, surface.vertex, se, low, high, dof, loss, *told)
 
 
 def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: float) -> tuple[str, bool]:

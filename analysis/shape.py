@@ -136,82 +136,91 @@ def surface(u: np.ndarray, curvature: np.ndarray, theta: np.ndarray, degree: int
     return values, slopes, q + bend[:, None] * w, mean, p
 
 
-def fit_degree(b: Basins, degree: int, curvature: np.ndarray, best: np.ndarray, theta: np.ndarray) -> Fit:
-    """Gauss-Newton with the slices' own parameters eliminated; starts at the values given (theta: of a lower degree)."""
-    k, p2 = b.k, curvature.shape[1]
-    m = len(exponents(k, 3, degree)) if degree > 2 else 0
-    theta = np.concatenate([theta, np.zeros(m - len(theta))])
-    damp, state = 1e-8, None
-
-    def rows(curvature, best, theta):
-        u = (b.x - best[b.owner]) / b.scale
-        values, slopes, dq, mean, p = surface(u, curvature[b.owner], theta, degree)
-        residual = b.centred((b.loss - values)[:, None])[:, 0]
-        return residual, float(residual @ residual), (slopes, dq, mean, p)
-
-    residual, rss, parts = rows(curvature, best, theta)
+def descend(evaluate, b: Basins, local: np.ndarray, shared: np.ndarray, most: np.ndarray | None = None):
+    """Least squares by Levenberg-Marquardt, the slices' own parameters local (n, q) eliminated from those of all, shared
+    (m,). evaluate(local, shared) -> residual (R,), its columns (R, q) and (R, m), levels taken out. most (q,): longest
+    step of a local parameter. Returns local, shared and evaluate's at the minimum."""
+    damp = 1e-8
+    found = evaluate(local, shared)
+    rss = float(found[0] @ found[0])
     for _ in range(STEPS):
-        slopes, dq, mean, p = parts
-        columns = b.centred(np.concatenate([dq, -slopes / b.scale, mean[:, None] * p], axis=1))
-        local, common = columns[:, : p2 + k], columns[:, p2 + k :]
-        state = _normal(b, local, common, residual, damp)
-        step_local, step_theta = state[:2]
+        step, move = _normal(b, found[1], found[2], found[0], damp)
         size = 1.0
         while True:
-            moved = np.clip(size * step_local[:, p2:], -b.scale, b.scale)
-            reach = b.high - b.low
-            trial = (
-                curvature + size * step_local[:, :p2],
-                np.clip(best + moved, b.low - reach, b.high + reach),
-                theta + size * step_theta,
-            )
-            found = rows(*trial)
-            if found[1] <= rss * (1 + 1e-12) or size < 1e-3:
+            change = size * step if most is None else np.clip(size * step, -most, most)
+            trial = local + change, shared + size * move
+            then = evaluate(*trial)
+            less = float(then[0] @ then[0])
+            if less <= rss * (1 + 1e-12) or size < 1e-3:
                 break
             size /= 3
-        if found[1] > rss * (1 + 1e-12):
+        if not less <= rss * (1 + 1e-12):
             damp = max(damp, 1e-6) * 100
             if damp > 1:
                 break
             continue
-        damp, gain = max(damp / 10, 1e-10), rss - found[1]
-        (curvature, best, theta), (residual, rss, parts) = trial, found
+        damp, gain = max(damp / 10, 1e-10), rss - less
+        (local, shared), found, rss = trial, then, less
         if gain <= TOLERANCE * rss + 1e-24:
             break
-    slopes, dq, mean, p = parts
-    columns = b.centred(np.concatenate([dq, -slopes / b.scale, mean[:, None] * p], axis=1))
-    own, loading, shared = _influence(b, columns[:, : p2 + k], columns[:, p2 + k :], p2)
-    dof = len(b.loss) - b.cells - b.count * (p2 + k) - m
-    return Fit(degree, curvature, best, theta, rss, dof, residual, own, loading, shared)
+    return local, shared, found
+
+
+def fit_degree(b: Basins, degree: int, curvature: np.ndarray, best: np.ndarray, theta: np.ndarray) -> Fit:
+    """One degree, from the values given (theta: of a lower degree)."""
+    p2 = curvature.shape[1]
+    m = len(exponents(b.k, 3, degree)) if degree > 2 else 0
+    reach = b.high - b.low
+    low, high = (b.low - reach)[b.owner], (b.high + reach)[b.owner]
+
+    def evaluate(local, theta):
+        u = (b.x - np.clip(local[b.owner, p2:], low, high)) / b.scale
+        values, slopes, dq, mean, p = surface(u, local[b.owner, :p2], theta, degree)
+        columns = b.centred(np.concatenate([(b.loss - values)[:, None], dq, -slopes / b.scale, mean[:, None] * p], axis=1))
+        return columns[:, 0], columns[:, 1 : 1 + p2 + b.k], columns[:, 1 + p2 + b.k :]
+
+    start = np.concatenate([curvature, best], axis=1), np.concatenate([theta, np.zeros(m - len(theta))])
+    most = np.concatenate([np.full(p2, np.inf), b.scale])
+    local, theta, (residual, *columns) = descend(evaluate, b, *start, most)
+    own, loading, shared = influences(b, *columns)
+    best = np.clip(local[:, p2:], b.low - reach, b.high + reach)
+    dof = len(b.loss) - b.cells - b.count * (p2 + b.k) - m
+    rss = float(residual @ residual)
+    return Fit(degree, local[:, :p2], best, theta, rss, dof, residual, own[:, p2:], loading[:, p2:], shared)
 
 
 def _normal(b: Basins, local, common, residual, damp):
-    """Gauss-Newton steps (n, q) and (m,)."""
+    """Steps (n, q) and (m,)."""
     gram, cross, pull = _grams(b, local, common, damp, residual)
     inner = np.linalg.solve(gram, np.concatenate([cross, pull[..., None]], axis=2))
     whole = common.T @ common
-    whole = whole + damp * np.diag(np.diag(whole)) - np.einsum("nqa,nqb->ab", cross, inner[..., :-1])
+    diagonal = np.maximum(np.diag(whole), 1e-300)
+    size = 1 / np.sqrt(diagonal)
+    whole = whole + damp * np.diag(diagonal) - np.einsum("nqa,nqb->ab", cross, inner[..., :-1])
     side = common.T @ residual - np.einsum("nqa,nq->a", cross, inner[..., -1])
-    theta = np.linalg.lstsq(whole, side, rcond=1e-12)[0] if len(side) else side
+    theta = size * np.linalg.lstsq(whole * np.outer(size, size), side * size, rcond=1e-12)[0] if len(side) else side
     return inner[..., -1] - inner[..., :-1] @ theta, theta
 
 
 def _grams(b, local, common, damp, residual=None):
     gram = b.sums(local[:, :, None] * local[:, None, :])
     diagonal = np.einsum("nqq->nq", gram)
-    gram = gram + (damp * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300)[..., None] * np.eye(gram.shape[1])
+    gram = gram + (damp * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True, initial=0.0) + 1e-300)[..., None] * np.eye(gram.shape[1])
     cross = b.sums(local[:, :, None] * common[:, None, :])
     return gram, cross, None if residual is None else b.sums(local * residual[:, None])
 
 
-def _influence(b: Basins, local, common, p2):
+def influences(b: Basins, local: np.ndarray, common: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """From the columns at a minimum: (d own parameters / d loss of the row, shared held (R, q); d own / d shared (n, q,
+    m); d shared / d loss of the row (R, m))."""
     gram, cross, _ = _grams(b, local, common, 0.0)
-    inner = np.linalg.solve(gram, cross)  # (n, q, m)
+    inner = np.linalg.solve(gram, cross)
     own = np.einsum("rij,rj->ri", np.linalg.inv(gram)[b.owner], local)
     left = common - np.einsum("rq,rqm->rm", local, inner[b.owner])
     whole = left.T @ left
-    shared = left @ np.linalg.pinv(whole, rcond=1e-12, hermitian=True) if len(whole) else left
-    return own[:, p2:], -inner[:, p2:], shared
+    size = 1 / np.sqrt(np.maximum(np.diag(whole), 1e-300))  # terms of any unit
+    inverse = np.linalg.pinv(whole * np.outer(size, size), rcond=1e-12, hermitian=True) if len(whole) else whole
+    return own, -inner, left @ (inverse * np.outer(size, size))
 
 
 @dataclass
