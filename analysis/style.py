@@ -38,6 +38,10 @@ LABELS = {
     "tpp": "tokens per parameter",
     "flops": "training FLOPs",
     "loss": "validation loss (nats per token)",
+    "params_opt": "compute-optimal parameters",
+    "tokens_opt": "compute-optimal tokens",
+    "loss_opt": "loss at the optimum (nats per token)",
+    "critical_batch": "critical batch size",
 }
 
 
