@@ -26,7 +26,7 @@ import numpy as np
 HIGHEST = {1: 7}  # degree, by the number of hyper-parameters
 OTHERWISE = 4
 PER_TERM = 5  # degrees of freedom that a shared term takes
-STEPS, TOLERANCE = 40, 1e-9
+STEPS, TOLERANCE = 40, 1e-7
 
 
 @dataclass
@@ -205,7 +205,8 @@ def _normal(b: Basins, local, common, residual, damp):
 def _grams(b, local, common, damp, residual=None):
     gram = b.sums(local[:, :, None] * local[:, None, :])
     diagonal = np.einsum("nqq->nq", gram)
-    gram = gram + (damp * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True, initial=0.0) + 1e-300)[..., None] * np.eye(gram.shape[1])
+    ridge = damp * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True, initial=0.0) + 1e-300
+    gram = gram + ridge[..., None] * np.eye(gram.shape[1])
     cross = b.sums(local[:, :, None] * common[:, None, :])
     return gram, cross, None if residual is None else b.sums(local * residual[:, None])
 
