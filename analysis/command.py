@@ -4,6 +4,7 @@
     save(fitted, Path("out/demo/laws"))
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -98,13 +99,16 @@ def as_text(fitted: FitResult) -> str:
 
 
 def recommend(given: Mapping[str, Any], count: Callable[[int, int, dict], int] | None = None) -> dict:
-    """A Recipe by the words of `hyperlaw recommend`: laws=DIR and the target. count(width, depth, shape) counts the
-    parameters of a model of the laws' kind."""
+    """A Recipe by the words of `hyperlaw recommend`: laws=DIR (or published=NAMES) and the target; out=DIR takes it as
+    recipe.json, with the figure of time against compute. count(width, depth, shape) counts the parameters of a model of
+    the laws' kind."""
     given = dict(given)
-    laws = given.pop("laws", None)
-    if laws is None:
-        raise UserError("recommend needs laws=DIR, where `hyperlaw fit ... out=DIR` has written laws.json.")
-    content = laws_io.read(laws)
+    laws, published, out = (given.pop(key, None) for key in ("laws", "published", "out"))
+    if laws is None and published is None:
+        raise UserError(
+            "recommend needs laws=DIR, where `hyperlaw fit ... out=DIR` has written laws.json (or published=NAME)."
+        )
+    content = {"laws": [], "optima": []} if laws is None else laws_io.read(laws)
     target = {COLUMN_OF.get(key, key): value for key, value in given.items()}
     shape = next(({k: law["given"][k] for k in SHAPE if k in law["given"]} for law in content["laws"]
                   if {"vocab", "context"} <= set(law.get("given") or {})), None)  # fmt: skip
@@ -115,4 +119,23 @@ def recommend(given: Mapping[str, Any], count: Callable[[int, int, dict], int] |
         def counted(width: int, depth: int) -> int:
             return count(width, depth, shape)
 
-    return recommend_from(content, target, count=counted)
+    recipe = recommend_from(content, target, count=counted, published=published)
+    return recipe if out is None else {**recipe, "files": [str(file) for file in save_recipe(recipe, out)]}
+
+
+def save_recipe(recipe: Mapping[str, Any], out: str | os.PathLike) -> list[Path]:
+    """recipe.json and, where there is one, the figure of time against compute, in `out`; returns the files. Raises
+    UserError where they cannot be written."""
+    from analysis import plot_pareto
+
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = [out / "recipe.json"]
+        laws_io.write_atomic(files[0], (json.dumps(recipe, indent=1, allow_nan=False) + "\n").encode())
+        if recipe.get("pareto"):
+            files.append(out / "pareto.png")
+            plot_pareto.pareto(files[-1], recipe["pareto"])
+    except OSError as e:
+        raise UserError(f"cannot write {e.filename or out}: {e.strerror or e}; choose another out=DIR.") from None
+    return files

@@ -89,11 +89,11 @@ def write(out: str | os.PathLike, analysis: str, laws: list[dict], optima: list[
             for key, new in (("laws", laws), ("optima", optima))
         }
         _check(merged, path)
-        _write_atomic(path, (json.dumps(merged, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(path, (json.dumps(merged, indent=1, allow_nan=False) + "\n").encode())
     return path
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Whole or not at all: temporary in the same folder, fsync, rename."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -86,7 +86,8 @@ def penalties(
     interval. compute: the share of FLOPs that would buy it back, N and D grown together at the target's ratio."""
     result, lacking = {}, []
     for name, entry in recipe.items():
-        if entry["source"] != "law" or entry.get("low") is None or not math.isfinite(entry["low"]):
+        ends = entry.get("conditional") or entry
+        if entry["source"] != "law" or None in (ends["low"], ends["high"]) or not 0 < ends["low"] <= ends["high"] < math.inf:
             continue
         basin = chosen[name].get("curvature")
         h = at_scale(basin, values["flops"]) if isinstance(basin, Mapping) else None
@@ -94,7 +95,6 @@ def penalties(
             if not chosen[name].get("published"):
                 lacking.append(name)
             continue
-        ends = entry.get("conditional") or entry
         off = np.asarray(draws[name]) - math.log(entry["value"])
         low, high = (math.log(ends[end] / entry["value"]) for end in ("low", "high"))
         inside = off[(off >= low) & (off <= high)]

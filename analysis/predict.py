@@ -72,8 +72,8 @@ def predict(law: Mapping, at: Mapping[str, Any], level: float = LEVEL) -> Predic
 
 def _half_widths(law: Mapping, parameters: list[Mapping], u: np.ndarray, level: float) -> tuple:
     """Distances down and up from the law in natural log, shape of `u` without its last axis; note or None."""
-    scatter, note = _scatter(law)
-    covariance = _covariance(law, u.shape[-1])
+    scatter, note = scatter_of(law)
+    covariance = covariance_of(law, u.shape[-1])
     dof = law.get("dof")
     if covariance is not None and (dof is None or dof > 0):
         quantile = stats.norm.ppf((1 + level) / 2) if dof is None else stats.t.ppf((1 + level) / 2, dof)
@@ -101,7 +101,7 @@ def _half_widths(law: Mapping, parameters: list[Mapping], u: np.ndarray, level: 
     return spread[0], spread[1], f"{basis}; {note}" if note else basis
 
 
-def _scatter(law: Mapping) -> tuple[float, str | None]:
+def scatter_of(law: Mapping) -> tuple[float, str | None]:
     """Residual s.d. in natural log; not given: from the held-out error (normal: s.d. = mean |error| sqrt(pi/2))."""
     scatter = law.get("scatter")
     if scatter is not None:
@@ -112,7 +112,7 @@ def _scatter(law: Mapping) -> tuple[float, str | None]:
     return 0.0, "scatter about the law unknown, so the interval is too narrow"
 
 
-def _covariance(law: Mapping, size: int) -> np.ndarray | None:
+def covariance_of(law: Mapping, size: int) -> np.ndarray | None:
     """The covariance of (ln coefficient, exponents), or None where it is missing or not of that shape."""
     try:
         matrix = np.array(law.get("covariance"), dtype=float)

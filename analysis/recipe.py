@@ -1,18 +1,27 @@
-"""The parts of a Recipe: every hyper-parameter from law, target or held value; overrides; distances in words."""
+"""The parts of a Recipe: every hyper-parameter from law, target or held value; overrides.
+
+Intervals. `low` and `high` of a value are those of the optimum with everything that a law supplies still open: a law of
+LR that takes the batch has the batch law's error in it (draws, analysis/propagate.py). Where that matters `conditional`
+holds the interval at the batch (LR, tau) that this recipe sets.
+"""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from analysis.convention import at_target
 from analysis.errors import UserError
 from analysis.predict import predict, predictors
-from analysis.region import Region, distances, off_ray, same
+from analysis.propagate import interval, sample
+from analysis.region import Region, same
 
 if TYPE_CHECKING:
-    from analysis.recommend import Request
+    from analysis.target import Request
 
 NAMES = ("batch_size", "tau", "lr", "weight_decay")  # what a recipe holds; a law may need those before it
-FAR = 2.0  # a held hyper-parameter that differs by more is said to differ
 # Overrides of `hyperlaw train` for what was constant in the sweep and changes what lr or batch_size mean.
 CARRIED = {
     "parameterization": "parameterization",
@@ -23,6 +32,8 @@ CARRIED = {
     "context": "model.context",
     "head_dim": "model.head_dim",
 }
+WITH_PARAMETERIZATION = {"base_width", "base_depth", "depth_alpha", "weight_decay_width_exponent"}
+SCHEDULES = ("linear", "cosine", "wsd", "constant")  # of `hyperlaw train`
 KEYS = {"tau": "tau", "weight_decay": "optimizer.weight_decay", "batch_size": "batch_size", "batch_tokens": "batch_tokens",
         "lr": "optimizer.lr"}  # fmt: skip
 BATCH = ("batch_size", "batch_tokens")  # the latter where nothing says how long a sequence is
@@ -30,9 +41,23 @@ Laws = Mapping[str, Mapping]
 Regions = Mapping[str, Region]
 
 
-def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) -> dict[str, dict]:
-    """{NAME: {"value", "low", "high", "source"}}: the target's own values, then laws as their predictors become known,
-    then what the laws held. Of tau and weight decay one is set, and tau where a law gives both."""
+@dataclass
+class Resolved:
+    """recipe: {NAME: {"value", "low", "high", "source"}}; values: what laws can be written in, at the target; draws:
+    natural logs of what laws supplied, those of `recipe` in its units; conditional: the same at the recipe's inputs."""
+
+    recipe: dict[str, dict]
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    conditional: dict[str, np.ndarray]
+
+
+def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) -> Resolved:
+    """The target's own values, then laws as their predictors become known, then what the laws held. Of tau and weight
+    decay one is set, and tau where a law gives both."""
+    rng = np.random.default_rng(0)
+    draws: dict[str, np.ndarray] = {}
+    fixed: dict[str, np.ndarray] = {}
     known, notes = request.numbers, request.notes
     recipe = {name: _exactly(known[name], "given") for name in NAMES if name in known}
     if "batch_tokens" in known and "batch_size" not in known:
@@ -46,6 +71,10 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
             notes.append(f"{follows}; the {other} law is not used.")
             del pending[other]
     values = {**known, "flops": known.get("flops", 6 * known["params"] * known["tokens"])}
+    vocab = [known["vocab"]] if "vocab" in known else [(law.get("given") or {}).get("vocab") for law in chosen.values()]
+    vocab = next((each for each in vocab if each is not None), None)
+    if isinstance(vocab, int | float) and vocab > 0:
+        values["vocab"] = float(vocab)  # for laws that count parameters without it (analysis/convention.py)
     for name in BATCH:
         if name in known:
             _set(values, name, known[name])
@@ -58,7 +87,7 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
         law = pending.pop(name)
         if "flops" in predictors(law) and "flops" not in known:
             notes.append("flops of the target taken as 6 * params * tokens.")
-        recipe[name] = _from_law(law, values, level, notes)
+        recipe[name], draws[name], fixed[name] = _from_law(law, values, draws, level, rng, notes)
         _set(values, name, recipe[name]["value"])
     if not set(BATCH) & recipe.keys():
         _hold_batch(chosen, regions, recipe, values, notes)
@@ -67,7 +96,8 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
         value = None if name in recipe or twin in recipe else held(name, chosen, regions, values, notes)
         if value is not None:
             recipe[name] = _exactly(value, "held")
-    return {name: recipe[name] for name in ("batch_tokens", *NAMES) if name in recipe}
+    recipe = {name: recipe[name] for name in ("batch_tokens", *NAMES) if name in recipe}
+    return Resolved(recipe, values, draws, fixed)
 
 
 def _hold_batch(chosen: Laws, regions: Regions, recipe: dict, values: dict, notes: list[str]) -> bool:
@@ -98,15 +128,42 @@ def _set(values: dict, name: str, value: float) -> None:
         values["steps"] = values["tokens"] / values["batch_tokens"]
 
 
-def _from_law(law: Mapping, values: Mapping[str, float], level: float, notes: list[str]) -> dict:
-    prediction = predict(law, values, level)
+def _from_law(
+    law: Mapping, values: Mapping[str, float], draws: Mapping[str, np.ndarray], level: float, rng, notes: list[str]
+) -> tuple[dict, np.ndarray, np.ndarray]:
+    """(entry of the recipe, draws with the error of what other laws supplied, draws without)."""
+    at = at_target(law, values, notes)
+    prediction = predict(law, at, level)
     if prediction.note:
         notes.append(f"{law['name']} law: {prediction.note}.")
     if not (math.isfinite(prediction.value) and prediction.value > 0):
         raise UserError(f"the {law['name']} law gives {prediction.value:g} at this target: look at its parameters.")
     scale = _sequences(law, values, notes) if law["name"] == "batch_size" else 1.0
     ends = {"value": prediction.value, "low": prediction.low, "high": prediction.high}
-    return {**{key: end * scale for key, end in ends.items()}, "source": "law"}
+    entry = {**{key: end * scale for key, end in ends.items()}, "source": "law"}
+    open_inputs = _open_inputs(law, at, values, draws)
+    alone = sample(law, at, rng) + math.log(scale)
+    if not open_inputs:
+        return entry, alone, alone
+    spread = sample(law, {**at, **open_inputs}, rng) + math.log(scale)
+    low, high = interval(spread, level)
+    supplied = ", ".join(name for name in open_inputs if name in draws) or "batch_size"
+    if math.isfinite(low) and math.isfinite(high) and math.isfinite(entry["low"]):
+        entry |= {"low": low, "high": high, "conditional": {"low": entry["low"], "high": entry["high"], "on": supplied}}
+    return entry, spread, alone
+
+
+def _open_inputs(
+    law: Mapping, at: Mapping[str, float], values: Mapping[str, float], draws: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Draws of those predictors that another law supplies (the batch in tokens and the steps with the batch)."""
+    found = {name: np.exp(draws[name]) for name in predictors(law) if name in draws and np.ptp(draws[name]) > 0}
+    if "batch_size" in draws and np.ptp(draws["batch_size"]) > 0 and values.get("context"):
+        tokens = np.exp(draws["batch_size"]) * values["context"]
+        for name, each in (("batch_tokens", tokens), ("steps", values["tokens"] / tokens)):
+            if name in predictors(law):
+                found[name] = each
+    return {name: each for name, each in found.items() if name in at}
 
 
 def _sequences(law: Mapping, values: Mapping[str, float], notes: list[str]) -> float:
@@ -175,8 +232,10 @@ def _decay(chosen: Laws, regions: Regions) -> str:
 def overrides(chosen: Laws, recipe: Mapping[str, Mapping], request: "Request") -> list[str]:
     """Arguments of `hyperlaw train`, in ratios: the resolver derives steps, weight decay and every group's LR."""
     numbers = request.numbers
-    given = {key: value for law in reversed(chosen.values()) for key, value in (law.get("given") or {}).items()}
-    given |= request.demands | ({"context": numbers["context"]} if "context" in numbers else {})
+    given = settings(chosen, request) | ({"context": numbers["context"]} if "context" in numbers else {})
+    if given.get("schedule") is not None and given["schedule"] not in SCHEDULES:
+        request.notes.append(f"schedule {given['schedule']} is none of `hyperlaw train`'s: the command leaves it out.")
+        del given["schedule"]
     words = [f"{key}={_plain(given[column])}" for column, key in CARRIED.items() if _carries(column, given, numbers)]
     if {"width", "depth"} <= numbers.keys():
         words += [f"model.{key}={_plain(numbers[key])}" for key in ("width", "depth")]
@@ -188,6 +247,18 @@ def overrides(chosen: Laws, recipe: Mapping[str, Mapping], request: "Request") -
     return words
 
 
+def settings(chosen: Laws, request: "Request") -> dict:
+    """What the run is trained under: settings of the leading law, then of the others, then what the user demands. The base
+    shape goes with its parameterization."""
+    lead: dict = {}
+    for law in chosen.values():
+        given = dict(law.get("given") or {})
+        if "parameterization" in lead and not same(given.get("parameterization"), lead["parameterization"]):
+            given = {key: value for key, value in given.items() if key not in WITH_PARAMETERIZATION}
+        lead = given | lead
+    return lead | request.demands
+
+
 def _carries(column: str, given: Mapping, numbers: Mapping) -> bool:
     if given.get(column) is None:
         return False
@@ -196,63 +267,3 @@ def _carries(column: str, given: Mapping, numbers: Mapping) -> bool:
 
 def _plain(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value == int(value) else str(value)
-
-
-def compare_with_held(chosen: Laws, regions: Regions, recipe: Mapping[str, Mapping], notes: list[str]) -> None:
-    """Says where a law's slices held another hyper-parameter elsewhere than this recipe sets it."""
-    for name, law in chosen.items():
-        if recipe.get(name, {}).get("source") != "law":
-            continue
-        for other in sorted({"lr", "tau", "weight_decay"} & recipe.keys() - {name, *predictors(law)}):
-            if other in regions[name].ranges:
-                low, high = regions[name].ranges[other]
-                value = recipe[other]["value"]
-                if not low / FAR <= value <= high * FAR:
-                    kept = f"{low:.3g}" if same(low, high) else f"{low:.3g} to {high:.3g}"
-                    notes.append(f"the {name} law was measured at {other} = {kept}; this recipe has {value:.3g}.")
-
-
-def extrapolation(chosen: Laws, regions: Regions, recipe: Mapping[str, Mapping], request: "Request") -> dict[str, dict]:
-    """{predictor: {"decades", "sampled": [low, high], "law"}} for the law that is farthest from the target, and under
-    "ray" the distance off the line of collinear predictors. What lies outside is put into words in the notes."""
-    target = {**request.numbers, **({"batch_size": recipe["batch_size"]["value"]} if "batch_size" in recipe else {})}
-    result: dict[str, dict] = {}
-    for name, law in chosen.items():
-        if recipe.get(name, {}).get("source") != "law":
-            continue
-        without = {axis: value for axis, value in target.items() if axis != name}
-        found = distances(regions[name], without)
-        if not found:
-            request.notes.append(f"the {name} law does not say which scales it saw: the extrapolation is unknown.")
-        if ray := off_ray(regions[name], without):
-            found["ray"] = {**ray, "sampled": None}
-        for axis, entry in found.items():
-            if axis not in result or entry["decades"] > result[axis]["decades"]:
-                result[axis] = {**entry, "law": name}
-        for axis in ("params", "tokens"):
-            if axis in found and found[axis]["decades"] and same(*found[axis]["sampled"]) and not _sees(law, axis):
-                request.notes.append(f"the {name} law saw one {axis} only: how {name} moves with {axis} is not in it.")
-        for axis in ("context", "depth"):
-            own = regions[name].ranges.get(axis, (0, 0))
-            if axis in target and same(*own) and own[0] and not same(own[0], target[axis]):
-                request.notes.append(f"the {name} law saw {axis} {own[0]:g} only; this recipe has {target[axis]:g}.")
-    on_ray = result.get("ray", {}).get("ray", "").endswith("tokens per parameter")
-    outside = {axis: entry for axis, entry in result.items() if entry["decades"] and not (axis == "tpp" and on_ray)}
-    request.notes += [_distance(axis, entry, target) for axis, entry in outside.items()]
-    return result
-
-
-def _sees(law: Mapping, axis: str) -> bool:
-    names = set(predictors(law))
-    return axis in names or bool({"tpp", "flops"} & names) or (axis == "params" and "width" in names)
-
-
-def _distance(axis: str, entry: Mapping, target: Mapping[str, float]) -> str:
-    decades = f"{entry['decades']:.2f} decades"
-    if axis == "ray":
-        where = f"all slices of the {entry['law']} law lie on one ray ({entry['ray']})"
-        return f"{where}; the target is {decades} off it (perpendicular)."
-    low, high = entry["sampled"]
-    saw = f"{low:.4g} only" if same(low, high) else f"{low:.4g} to {high:.4g}"
-    side = "above" if target[axis] > high else "below"
-    return f"{axis} = {target[axis]:.4g} lies {decades} {side} what the {entry['law']} law saw ({saw})."

@@ -17,7 +17,7 @@ from analysis.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
 PATHS = ("table", "runs", "wandb", "csv", "out", "laws")
-AS_THEY_STAND = ("where", "heldout", *PATHS)
+AS_THEY_STAND = ("where", "heldout", "published", *PATHS)
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:

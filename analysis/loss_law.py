@@ -1,0 +1,100 @@
+"""A fitted loss law L(N, D) = E + A / N^alpha + B / D^beta: what it says about allocation and about a loss in compute.
+
+    least FLOPs C = 6 N D for a loss L:   A / N^alpha = (L - E) beta / (alpha + beta),   B / D^beta the rest
+    (Hoffmann et al., arXiv 2203.15556, section 3.3; the form in L is the same condition alpha A/N^alpha = beta B/D^beta)
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SYMBOLS = ("E", "A", "B", "alpha", "beta")
+ORDER = ("ln E", "ln A", "ln B", "alpha", "beta")
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """Numbers, or arrays of draws of one shape. Nats per token, N and D in units of one."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    def loss(self, n, d):
+        return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
+
+    def tokens_for(self, loss, n):
+        """D that reaches `loss` with N; infinity where N is too small for it."""
+        rest = np.asarray(loss - self.E - self.A * np.asarray(n, float) ** -self.alpha)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(rest > 0, (self.B / np.where(rest > 0, rest, 1.0)) ** (1 / self.beta), np.inf)
+
+    def cheapest(self, loss):
+        """(N, D) of least 6 N D for `loss` (above E)."""
+        rest = loss - self.E
+        n = (self.A * (1 + self.alpha / self.beta) / rest) ** (1 / self.alpha)
+        d = (self.B * (1 + self.beta / self.alpha) / rest) ** (1 / self.beta)
+        return n, d
+
+    def best(self, flops):
+        """(N, D) of least loss at 6 N D = `flops`."""
+        total = self.alpha + self.beta
+        g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+        n = g * (flops / 6) ** (self.beta / total)
+        return n, flops / 6 / n
+
+    def more_compute(self, n: float, d: float, nats: float) -> float | None:
+        """Share of FLOPs (0.1: 10 %) that lowers the loss by `nats`, N and D both grown by one factor; None where no
+        factor does (so much lies below E)."""
+        goal = float(self.loss(n, d)) - nats
+        if not goal > self.E:
+            return None
+        low, high = 0.0, 1.0  # ln of the factor
+        while self.loss(n * math.exp(high), d * math.exp(high)) > goal:
+            low, high = high, 2 * high
+            if high > 300:
+                return None
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.loss(n * math.exp(middle), d * math.exp(middle)) > goal else (low, middle)
+        return math.expm1(2 * high) if nats > 0 else 0.0
+
+
+def find(laws: list[Mapping]) -> Mapping | None:
+    """The last law named "loss" with the five numbers all there; a variant in further symbols is passed over."""
+    for law in reversed(laws):
+        parameters = law.get("parameters") or {}
+        values = [(parameters.get(symbol) or {}).get("value") for symbol in SYMBOLS]
+        if law["name"] == "loss" and set(parameters) == set(SYMBOLS) and None not in values:
+            if values[0] >= 0 and min(values[1:]) > 0:
+                return law
+    return None
+
+
+def central(law: Mapping) -> LossLaw:
+    return LossLaw(*(float(law["parameters"][symbol]["value"]) for symbol in SYMBOLS))
+
+
+def draws(law: Mapping, n: int = DRAWS, seed: int = 0) -> LossLaw | None:
+    """Draws from the law's covariance (of ln E, ln A, ln B, alpha, beta), normal; None where it has none."""
+    try:
+        matrix = np.array(law.get("covariance"), dtype=float)
+    except (TypeError, ValueError):
+        return None
+    if matrix.shape != (5, 5) or not np.isfinite(matrix).all() or list(law.get("covariance_of") or ORDER) != list(ORDER):
+        return None
+    point = central(law)
+    if point.E <= 0:
+        return None
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    centre = np.array([math.log(point.E), math.log(point.A), math.log(point.B), point.alpha, point.beta])
+    sample = centre + np.random.default_rng(seed).standard_normal((n, 5)) @ root.T
+    sample = sample[(sample[:, 3] > 0) & (sample[:, 4] > 0)]
+    with np.errstate(over="ignore"):
+        return LossLaw(*np.exp(sample[:, :3]).T, *sample[:, 3:].T) if len(sample) else None
