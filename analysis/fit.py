@@ -19,6 +19,7 @@ MODULES = {
     "lr": "analysis.hyper",
     "batch": "analysis.hyper",
     "lr_batch": "analysis.hyper",
+    "curves": "analysis.curves.fit",
     "critical_batch": "analysis.critical.fit",
     "loss": "analysis.loss.parametric",
     "isoflop": "analysis.loss.isoflop",

@@ -1,0 +1,135 @@
+"""The learning-rate history of a run: sums over steps, and drops, from LR on any grid of steps.
+
+Between rows the LR is taken as linear in the step, so the sums below are those of the per-step definitions
+(S(t) = sum of eta_k over k = 1..t) whatever the spacing of the grid, and exactly so on a grid of single steps.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+MOST_CUTS = 200  # rows of a history kept as ends of segments, beside the steps at which a loss is asked for
+GAUSS = np.array([0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5])  # two-point Gauss-Legendre on (0, 1)
+FLAT = 1e-9  # of the peak: a smaller move of LR is none
+
+
+@dataclass(frozen=True)
+class History:
+    """steps (n,) increasing from 0 on, lr (n,) at these steps."""
+
+    steps: np.ndarray
+    lr: np.ndarray
+
+    @classmethod
+    def of(cls, steps: np.ndarray, lr: np.ndarray) -> "History":
+        """From rows that may begin after step 0: a history that begins by rising is continued down to step 0 (a linear
+        warm-up), any other at its first value."""
+        steps, lr = np.asarray(steps, float), np.asarray(lr, float)
+        if steps[0] > 0:
+            rises = len(lr) > 1 and lr[1] > lr[0] * (1 + FLAT)
+            slope = (lr[1] - lr[0]) / (steps[1] - steps[0]) if rises else 0.0
+            steps = np.concatenate([[0.0], steps])
+            lr = np.concatenate([[max(0.0, lr[0] - slope * steps[1])], lr])
+        return cls(steps, lr)
+
+    @property
+    def peak(self) -> float:
+        return float(self.lr.max())
+
+    @property
+    def end(self) -> float:
+        return float(self.steps[-1])
+
+    @cached_property
+    def warmup(self) -> int:
+        """Index of the row at which the first rise ends: 0 where there is none."""
+        falls = np.flatnonzero(np.diff(self.lr) <= FLAT * self.peak)
+        return int(falls[0]) if len(falls) else len(self.lr) - 1
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        n, a, b = np.diff(self.steps), self.lr[:-1], self.lr[1:]
+        return np.concatenate([[0.0], np.cumsum(n * (a + b) / 2 + (b - a) / 2)])
+
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        return np.interp(steps, self.steps, self.lr)
+
+    def total(self, steps: np.ndarray) -> np.ndarray:
+        """Sum of LR over the steps 1..t, for each t; t need not be whole. Beyond the last row LR stays."""
+        steps = np.asarray(steps, float)
+        if len(self.steps) == 1:
+            return self.lr[0] * steps
+        i = np.clip(np.searchsorted(self.steps, steps, side="right") - 1, 0, len(self.steps) - 2)
+        slope = (self.lr[i + 1] - self.lr[i]) / (self.steps[i + 1] - self.steps[i])
+        inside = np.minimum(steps, self.end) - self.steps[i]
+        beyond = np.maximum(steps - self.end, 0.0) * self.lr[-1]
+        return self._sums[i] + inside * self.lr[i] + slope * inside * (inside + 1) / 2 + beyond
+
+    def cuts(self, asked: np.ndarray) -> np.ndarray:
+        """Ends of the segments after warm-up over which LR is integrated: every asked step, and all rows, or MOST_CUTS
+        of them spread evenly over steps and over the path of the LR (a jump keeps its two rows)."""
+        rows, lr = self.steps[self.warmup :], self.lr[self.warmup :]
+        if len(rows) > MOST_CUTS:
+            path = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(lr)))])
+            way = (rows - rows[0]) / (rows[-1] - rows[0]) + path / (path[-1] or 1.0)
+            chosen = np.searchsorted(way, np.linspace(0, way[-1], MOST_CUTS)).clip(0, len(rows) - 1)
+            rows = rows[np.unique(np.concatenate([chosen, np.maximum(chosen - 1, 0)]))]
+        inside = asked[(asked > rows[0]) & (asked <= rows[-1])]
+        return np.unique(np.concatenate([rows, inside]))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Places on curves at which a law is evaluated, with all drops of LR before each, flat over (place, drop).
+
+    total (P,) sum of LR up to each place; row (Q,) the place of each pair, rising; drop (Q,) fall of LR there; age (Q,)
+    steps since it; log_lr (Q,) log LR right after it; log_area (Q,) log of the sum of LR since it, it included.
+    """
+
+    total: np.ndarray
+    row: np.ndarray
+    drop: np.ndarray
+    age: np.ndarray
+    log_lr: np.ndarray
+    log_area: np.ndarray
+
+    @classmethod
+    def of(cls, history: History, steps: np.ndarray) -> "Points":
+        """The drops within a segment are spread evenly over its steps a+1..b and enter at the two points of a Gauss
+        rule (a segment of one step at its end)."""
+        steps = np.asarray(steps, float)
+        total = history.total(steps)
+        cuts = history.cuts(steps)
+        a, b = cuts[:-1], cuts[1:]
+        drop = history.at(a) - history.at(b)
+        moves = np.abs(drop) > FLAT * history.peak
+        a, b, drop = a[moves], b[moves], drop[moves]
+        n = (b - a)[:, None]
+        when = np.where(n > 1, a[:, None] + 0.5 + n * GAUSS, b[:, None])
+        row, segment = np.nonzero(steps[:, None] >= b[None, :])
+        row, segment = np.repeat(row, 2), np.repeat(segment, 2)
+        when = when[segment, np.tile([0, 1], len(segment) // 2)]
+        lr = np.maximum(history.at(when), FLAT * history.peak)
+        area = np.maximum(total[row] - history.total(when) + lr, lr)
+        return cls(total, row, drop[segment] / 2, steps[row] - when, np.log(lr), np.log(area))
+
+    @classmethod
+    def join(cls, parts: list["Points"]) -> "Points":
+        offset = np.concatenate([[0], np.cumsum([len(p.total) for p in parts])])
+        rows = [p.row + start for p, start in zip(parts, offset, strict=False)]
+        rest = {
+            name: np.concatenate([getattr(p, name) for p in parts])
+            for name in ("total", "drop", "age", "log_lr", "log_area")
+        }
+        return cls(row=np.concatenate(rows), **rest)
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Sum of values (Q,) over the drops before each place: (P,)."""
+        return np.bincount(self.row, weights=values, minlength=len(self.total))
+
+    def take(self, chosen: np.ndarray) -> "Points":
+        """The places where `chosen` (P,) bool holds."""
+        keep, number = chosen[self.row], np.cumsum(chosen) - 1
+        rest = {name: getattr(self, name)[keep] for name in ("drop", "age", "log_lr", "log_area")}
+        return Points(total=self.total[chosen], row=number[self.row[keep]], **rest)
