@@ -17,8 +17,8 @@ from analysis.fit import fit
 from benchmarks.planted_critical import Plan, law, table, tokens_at
 
 SWEEP = Plan()
-OVERHEAD = Plan(definition="overhead", coefficient=128.0, optimal_batch=16.0, params=(1e8, 3e8, 1e9, 3e9),
-                batches=(16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0))  # fmt: skip
+OVERHEAD = Plan(definition="overhead", coefficient=512.0, optimal_batch=32.0, params=(3e7, 1e8, 3e8),
+                batches=(32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0))  # fmt: skip
 STEPS = Plan(table="steps", params=(1e8, 2e8, 4e8, 8e8, 1.6e9), noise=0.03,
              batches=(16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0))  # fmt: skip
 HARD = {"bend": 1.15, "falling": "log", "noise_growth": 0.2, "off_center": 1.0, "scatter": 0.1}
@@ -38,7 +38,7 @@ CASES = {
 }  # fmt: skip
 
 
-def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 200) -> dict:
+def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 100) -> dict:
     """Shares of draws whose interval holds the truth: exponent, coefficient, the law at the middle of the points, and
     the points themselves (where sizes lie on the law)."""
     plan, rng = CASES[case], np.random.default_rng(seed)

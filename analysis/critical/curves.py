@@ -108,20 +108,20 @@ def refine(
 
 
 def fit(log_d: np.ndarray, batch: np.ndarray, loss: np.ndarray, share: str = "none") -> Curves:
-    """One model size: log_d, batch (codes 0..b-1), loss of n rows. Starts at 24 values of E, each with straight lines
+    """One model size: log_d, batch (codes 0..b-1), loss of n rows. Starts at 8 values of E, each with straight lines
     of ln(L - E); the best is taken."""
     origin = float(log_d.mean())
     x = log_d - origin
     where = layout(batch, share)
     b = where.batches.shape[1]
-    floors = loss.min() * (1 - np.geomspace(1e-3, 1 - 1e-4, 24))
+    floors = loss.min() * (1 - np.geomspace(1e-3, 1 - 1e-4, 8))
     starts = np.zeros((len(floors), where.p))
     for j, (e, c, k) in enumerate(where.batches.T):
         mine = batch == j
         line = np.polyfit(x[mine], np.log(loss[mine][:, None] - floors), 1)  # (2, starts)
         starts[:, e], starts[:, c] = np.log(floors), line[1]
         starts[:, k] += np.log(np.maximum(-line[0], 0.02)) / (b if share == "E_beta" else 1)
-    theta, rss = refine(where, x, np.broadcast_to(loss, (len(starts), len(loss))), starts, 60)
+    theta, rss = refine(where, x, np.broadcast_to(loss, (len(starts), len(loss))), starts, 40)
     if share == "none":  # each batch its own best start
         misses = (loss - model(where, theta, x)[0]) ** 2
         best = np.stack([misses[:, batch == j].sum(axis=1) for j in range(b)]).argmin(axis=1)

@@ -70,10 +70,15 @@ def at(log_batch: np.ndarray, log_d_min: float, log_b_crit: float) -> np.ndarray
     return log_d_min + np.logaddexp(0.0, np.asarray(log_batch, float) - log_b_crit)
 
 
+def design(log_batch: np.ndarray, log_b_crit: float) -> np.ndarray:
+    """(n, 2): d ln D / d (ln D_min, ln B_crit)."""
+    x = np.asarray(log_batch, float)
+    return np.stack([np.ones_like(x), -1.0 / (1.0 + np.exp(log_b_crit - x))], axis=1)
+
+
 def sensitivity(log_batch: np.ndarray, log_b_crit: float) -> np.ndarray:
     """(2, n): d (ln D_min, ln B_crit) / d ln D at the fit, Gauss-Newton."""
-    x = np.asarray(log_batch, float)
-    return np.linalg.pinv(np.stack([np.ones_like(x), -1.0 / (1.0 + np.exp(log_b_crit - x))], axis=1))
+    return np.linalg.pinv(design(log_batch, log_b_crit))
 
 
 def critical(log_b_crit: np.ndarray, overhead: float | None, optimal_batch: float | None) -> np.ndarray:

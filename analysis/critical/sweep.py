@@ -3,6 +3,10 @@
 A target counts at a batch only inside the tokens trained there (no extrapolation); batches with less than four tokens
 are left out. Targets of a model size are spread evenly, in ln D of one batch, over the losses that all batches but one
 (at least three) reach inside; or they are given.
+
+Misfit. Where the D_B scatter about their hyperbolas by more than the runs' noise explains, the rest, m2 = (sum RSS -
+sum tr MW) / sum (batches - 2) over all points, is an error of each batch of a size, the same for all its targets: it
+widens points and law.
 """
 
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.codes import cluster
-from analysis.critical import curves
+from analysis.critical import curves, hyperbola
 from analysis.critical.options import Options
 from analysis.critical.points import LEAST_BATCHES, Point, bounds, noise_draws, place, spread
 from analysis.noise import choose, moderated, seed_noise
@@ -42,16 +46,23 @@ def points(df: pd.DataFrame, settings_of, given_of, options: Options, rng: np.ra
     """(points, error on tokens left out for each choice of `share`). df: tuned cells (analysis/critical/tuning.py)."""
     sizes = [_size(rows, notes) for _, rows in df.groupby("_size", sort=True)]
     usable = [s for s in sizes if len(s.log_batch) >= LEAST_BATCHES]
-    share, errors = _choose_share(usable, options, notes)
-    fits = [curves.fit(s.log_d, s.batch, s.loss, share) for s in usable]
+    fits, errors = _fit_best(usable, options)
     noise = [choose((fit.rss, fit.dof), s.seeds) for s, fit in zip(usable, fits, strict=True)]
     found = [Point(settings_of(s.rows), int(s.rows["_size"].iloc[0]), given_of(s.rows), None, len(s.rows))
              for s in sizes if len(s.log_batch) < LEAST_BATCHES]  # fmt: skip
     if not usable:
         return found, errors
     variances = moderated(np.array([n[0] for n in noise]), np.array([n[1] for n in noise]))
+    placed = []
     for s, fit, variance, dof in zip(usable, fits, *variances, strict=True):
-        found += _of_size(s, fit, float(variance), float(dof), (settings_of, given_of), options, rng, notes)
+        points_of = _place(s, fit, (settings_of, given_of), options, notes)
+        placed.append((s, fit, float(variance), float(dof), points_of))
+        found += [point for point, _, _ in points_of]
+    misfit = _misfit(placed)
+    for i, (s, fit, variance, dof, points_of) in enumerate(placed):
+        if dof > 0:
+            own = int(df["_block"].max()) + 1 + sum(len(other.log_batch) for other in usable[:i])
+            _spread(s, fit, variance, dof, points_of, (misfit, own), options, rng)
     return found, errors
 
 
@@ -86,30 +97,24 @@ def _offsets(cells: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> np.ndarra
     return effect[seed] - effect[seed].mean() if (np.bincount(cell) > 1).any() else np.zeros(len(loss))
 
 
-def _choose_share(sizes: list[Size], options: Options, notes: list[str]) -> tuple[str, pd.DataFrame]:
-    """(choice, table of r.m.s. errors on tokens left out, nats)."""
-    rows, best, least = [], "E", np.inf
-    for share in curves.SHARES:
-        errors = [curves.left_out(curves.fit(s.log_d, s.batch, s.loss, share), s.loss) for s in sizes]
-        if not sizes or any(e is None for e in errors):
-            rows.append({"share": share, "rms_error_left_out": None})
-            continue
-        error = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
-        rows.append({"share": share, "rms_error_left_out": error})
-        if error < least:
-            best, least = share, error
+def _fit_best(sizes: list[Size], options: Options) -> tuple[list[curves.Curves], pd.DataFrame]:
+    """(fits with the chosen `share`, table of r.m.s. errors on tokens left out, nats)."""
+    fits = {share: [curves.fit(s.log_d, s.batch, s.loss, share) for s in sizes] for share in curves.SHARES}
+    missed: dict[str, float | None] = {}
+    for share, members in fits.items():
+        errors = [curves.left_out(fit, s.loss) for fit, s in zip(members, sizes, strict=True)]
+        known = bool(errors) and all(e is not None for e in errors)
+        missed[share] = float(np.sqrt(np.mean(np.concatenate(errors) ** 2))) if known else None
+    best = min((share for share in missed if missed[share] is not None), key=missed.get, default="E")
     chosen = best if options.share == "auto" else options.share
-    table = pd.DataFrame(rows)
-    table["used"] = ["yes" if row["share"] == chosen else "" for row in rows]
-    return chosen, table
+    rows = [{"share": k, "rms_error_left_out": v, "used": "yes" if k == chosen else ""} for k, v in missed.items()]
+    return fits[chosen], pd.DataFrame(rows)
 
 
-def _of_size(s: Size, fit: curves.Curves, variance: float, dof: float, of, options: Options, rng, notes) -> list[Point]:
+def _place(s: Size, fit: curves.Curves, of, options: Options, notes: list[str]) -> list[tuple]:
+    """(point, its batches, d ln D_B / d loss of each row) at each target."""
     settings, given = of[0](s.rows), of[1](s.rows)
     low, high = s.ends()
-    draws = None
-    if options.bootstrap and dof > 0:
-        draws = curves.refit(fit, fit.fitted + noise_draws(s.block, variance, dof, options.bootstrap, rng))
     found = []
     every = np.arange(len(s.log_batch))
     for target in _targets(s, fit, options):
@@ -118,17 +123,43 @@ def _of_size(s: Size, fit: curves.Curves, variance: float, dof: float, of, optio
         n = int(np.isin(s.batch, inside).sum())
         point = Point(settings, int(s.rows["_size"].iloc[0]), given, float(target), n,
                       log_batch=s.log_batch[inside], log_d=log_d[inside])  # fmt: skip
-        found.append(place(point, options))
-        if point.verdict == "too_few":
+        found.append((place(point, options), inside, curves.influence(fit, inside, target)))
+        if len(inside) == 0:
             reached = curves.at(fit, 0, np.r_[low[0], high[0]])
-            if len(inside) == 0:
-                notes.append(f"params {given['params']:.4g}: target {target:.4g} lies outside what was trained at any batch "
-                             f"(batch {np.exp(s.log_batch[0]):.4g}: {reached[1]:.4g} to {reached[0]:.4g}).")  # fmt: skip
-        elif dof > 0:
-            spread(point, np.sqrt(variance) * curves.influence(fit, inside, target), s.block, dof, options, False)
-            if draws is not None:
-                bounds(point, curves.invert(fit, draws, inside, target), options)
+            notes.append(f"params {given['params']:.4g}: target {target:.4g} lies outside what was trained at any batch "
+                         f"(batch {np.exp(s.log_batch[0]):.4g}: {reached[1]:.4g} to {reached[0]:.4g}).")  # fmt: skip
     return found
+
+
+def _misfit(placed) -> float:
+    """s.d. of ln D_B about the hyperbolas beyond the noise of the runs."""
+    rss = explained = free = 0.0
+    for _, _, variance, dof, points_of in placed:
+        for point, _, slopes in points_of:
+            if dof > 0 and np.isfinite(point.log_b_crit) and len(point.log_batch) > 2:
+                x = hyperbola.design(point.log_batch, point.log_b_crit)
+                maker = np.eye(len(x)) - x @ np.linalg.pinv(x)
+                rss += float(point.misfit**2 * (len(x) - 2))
+                explained += float(variance * ((maker @ slopes) ** 2).sum())
+                free += len(x) - 2
+    return float(np.sqrt(max(0.0, rss - explained) / free)) if free else 0.0
+
+
+def _spread(s: Size, fit: curves.Curves, variance: float, dof: float, points_of, misfit, options: Options, rng) -> None:
+    """Influence and interval of each point; misfit: (s.d., first block code of this size's batches)."""
+    noise, own = misfit
+    count = options.bootstrap
+    draws = offsets = None
+    if count:
+        draws = curves.refit(fit, fit.fitted + noise_draws(s.block, variance, dof, count, rng))
+        offsets = noise * rng.standard_normal((count, len(s.log_batch)))
+    for point, inside, slopes in points_of:
+        if point.verdict == "too_few":
+            continue
+        by_row = np.hstack([np.sqrt(variance) * slopes, noise * np.eye(len(inside))])
+        spread(point, by_row, np.r_[s.block, own + inside], dof, options, False)
+        if count:
+            bounds(point, curves.invert(fit, draws, inside, point.target) + offsets[:, inside], options)
 
 
 def _targets(s: Size, fit: curves.Curves, options: Options) -> list[float]:

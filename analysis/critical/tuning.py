@@ -16,174 +16,166 @@ Cells that are not tuned are left out and named. `tuned=assume`: the best of eac
 import numpy as np
 import pandas as pd
 
-from analysis.codes import cluster
+from analysis.codes import cluster, combine, distinct
 
 OFF_RULE = np.log(1.25)
 SAME = 0.01
+SWEPT = ("lr", "weight_decay", "tau")
 
 
 def tuned_cells(df: pd.DataFrame, check: bool, notes: list[str]) -> pd.DataFrame:
-    """The rows of analysis.critical.rows (one model size or several) to those of tuned cells: one row a seed where a
-    cell has one setting, else one row. Columns loss, tokens, params, _batch, _batch_code, _block, seed, _settings,
-    _size."""
-    df = df.assign(_tokens_code=cluster(df["tokens"], df["_size"].to_numpy()))
-    keys = ["_size", "_batch_code", "_tokens_code"]
-    settled, singles, edges, lost = [], [], [], 0
-    for _, cell in df.groupby(keys, sort=True):
-        if cell["_lost"].all():
-            lost += 1
+    """The rows of analysis.critical.rows down to those of tuned cells: a row for each run where a cell has one setting,
+    else one at the tuned loss (its seed empty)."""
+    df = df.reset_index(drop=True)
+    cell = combine(df["_size"], df["_batch_code"], cluster(df["tokens"], df["_size"].to_numpy()))
+    lost, loss = df["_lost"].to_numpy(bool), df["loss"].to_numpy(float).copy()
+    values = {name: np.where(df[name] > 0, df[name], np.nan) for name in SWEPT if name in df}
+    codes = {name: cluster(v, cell, SAME) for name, v in values.items()}
+    several = np.zeros(len(df), bool)
+    for code in codes.values():
+        several |= distinct(code, cell) > 1
+    keep, swept, edges = ~several & ~lost, [], []
+    order = np.argsort(cell, kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(cell[order])) + 1):
+        if not several[part[0]] or lost[part].all():
             continue
-        best, state = _best(cell)
-        (settled if state == "interior" else edges if state == "edge" else singles).append(best)
-    if lost:
-        notes.append(f"{lost} of the (params, batch, tokens) have diverged runs only: not used.")
-    if not check:
-        return _stack([*settled, *singles, *edges], df)
-    if edges:
-        notes.append(f"{len(edges)} of the (params, batch, tokens) are best at an end of their LR or weight decay grid, so "
-                     f"not tuned: not used ({_named(edges)}); tuned=assume uses them.")  # fmt: skip
-    kept = _by_rule(singles, notes)
-    return _stack([*settled, *kept], df)
+        rows, value, state = _best(part, values, codes, np.where(lost, np.inf, loss))
+        keep[rows] = True
+        if state != "single":
+            loss[rows] = value
+            swept += list(rows)
+        if state == "edge":
+            edges.append(rows[0])
+    if dead := int((pd.Series(lost).groupby(cell).transform("all") & ~pd.Series(cell).duplicated()).sum()):
+        notes.append(f"{dead} of the (params, batch, tokens) have diverged runs only: not used.")
+    df = df.assign(loss=loss, _cell=cell)
+    if "seed" in df and swept:
+        df["seed"] = df["seed"].astype(object)
+        df.loc[swept, "seed"] = None
+    if check and edges:
+        keep[edges] = False
+        _name(notes, df.loc[edges], "are best at an end of their LR or weight decay grid")
+    if check:
+        single = keep.copy()
+        single[swept] = False
+        keep[_against_the_rule(df, np.flatnonzero(single), notes)] = False
+    return df[keep].reset_index(drop=True)
 
 
-def _stack(cells: list[pd.DataFrame], like: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(cells, ignore_index=True) if cells else like.iloc[:0]
-
-
-def _axes(cell: pd.DataFrame) -> list[np.ndarray]:
-    """Codes of what varies in a cell: LR, and weight decay (or tau) where it does not follow from LR."""
+def _best(part: np.ndarray, values: dict, codes: dict, loss: np.ndarray) -> tuple[np.ndarray, float, str]:
+    """(rows, loss, "interior", "edge" or "single") of one cell in which something varies; diverged runs have infinite
+    loss. Single: no axis of three values; the rows of the best setting."""
     axes: list[np.ndarray] = []
-    for name in ("lr", "weight_decay", "tau"):
-        if name not in cell or cell[name].isna().any() or (cell[name] <= 0).any():
-            continue
-        codes = cluster(cell[name], tolerance=SAME)
-        if codes.max() == 0:
-            continue
-        if not axes:
-            axes.append(codes)
-        elif len(axes) == 1 and name == "weight_decay":
-            pairs = len({*zip(axes[0].tolist(), codes.tolist(), strict=True)})
-            if pairs > axes[0].max() + 1:
-                axes.append(codes)
-    return axes
-
-
-def _best(cell: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """(one row at the tuned loss, "interior" or "edge"), or (its rows, "single") where nothing was swept."""
-    axes = _axes(cell)
+    x: list[np.ndarray] = []
+    names = [name for name in values if not np.isnan(values[name][part]).all()]
+    for name in names:  # weight decay 0 has no place on a log axis
+        part = part[~np.isnan(values[name][part])]
+    for name in names:
+        code = codes[name][part]
+        free = len(np.unique(code)) > 1 and all(len(np.unique(np.c_[a, code], axis=0)) > a.max() + 1 for a in axes)
+        if free and len(axes) < 2 and not (name == "tau" and axes):
+            axes.append(np.unique(code, return_inverse=True)[1].ravel())
+            x.append(np.log(values[name][part]))
+    part_loss = loss[part]
     if not axes or max(a.max() for a in axes) < 2:
-        done = cell[~cell["_lost"]]
-        if axes:
-            codes = axes[0][~cell["_lost"].to_numpy()]
-            means = {code: done["loss"][codes == code].mean() for code in np.unique(codes)}
-            done = done[codes == min(means, key=means.get)]
-        return done, "single"
-    loss = np.where(cell["_lost"], np.inf, cell["loss"].to_numpy(float))
-    names = [name for name in ("lr", "weight_decay", "tau") if name in cell]
-    value, inside = _lowest(cell, loss, axes, names)
-    row = cell.iloc[[int(loss.argmin())]].assign(loss=value)
-    if "seed" in row:
-        row["seed"] = None
-    return row, "interior" if inside else "edge"
+        setting = combine(*axes) if axes else np.zeros(len(part), int)
+        means = np.bincount(setting, np.where(np.isinf(part_loss), 1e300, part_loss)) / np.bincount(setting)
+        rows = part[(setting == means.argmin()) & np.isfinite(part_loss)]
+        return rows if len(rows) else part[[part_loss.argmin()]], np.nan, "single"
+    value, inside = _lowest(part_loss, axes, x)
+    return part[[part_loss.argmin()]], value, "interior" if inside else "edge"
 
 
-def _lowest(cell: pd.DataFrame, loss: np.ndarray, axes: list[np.ndarray], names: list[str]) -> tuple[float, bool]:
-    """(loss, whether inside the grid) at the best of the first axis, the others profiled out."""
-    codes = axes[0]
-    name = next(n for n in names if cluster(cell[n], tolerance=SAME).max() > 0 and _follows(cell[n], codes))
-    nodes, values, inner = [], [], []
-    for code in np.unique(codes):
-        mine = codes == code
+def _lowest(loss: np.ndarray, axes: list[np.ndarray], x: list[np.ndarray]) -> tuple[float, bool]:
+    """(loss, whether inside the grid) at the best of the first axis, the second profiled out."""
+    nodes, y, inner = [], [], []
+    for code in np.unique(axes[0]):
+        mine = axes[0] == code
         if len(axes) > 1:
-            value, inside = _lowest(cell[mine], loss[mine], [axes[1][mine]], [n for n in names if n != name])
+            value, inside = _lowest(loss[mine], [axes[1][mine]], [x[1][mine]])
         else:
-            value, inside = (np.inf if np.isinf(loss[mine]).any() else float(loss[mine].mean())), True
-        nodes.append(float(np.log(cell[name][mine].median())))
-        values.append(value)
+            value, inside = float(loss[mine].mean()), True
+        nodes.append(float(np.median(x[0][mine])))
+        y.append(value)
         inner.append(inside)
     order = np.argsort(nodes)
-    x, y = np.array(nodes)[order], np.array(values)[order]
-    i = int(y.argmin())
-    if len(x) < 3:
-        return float(y[i]), inner[order[i]] and len(x) == 1
-    if i in (0, len(x) - 1):
-        return float(y[i]), False
-    return _vertex(x[i - 1 : i + 2], y[i - 1 : i + 2]), inner[order[i]]
-
-
-def _follows(column: pd.Series, codes: np.ndarray) -> bool:
-    return all(np.ptp(np.log(column[codes == code])) < 2 * SAME for code in np.unique(codes))
+    x0, y0 = np.array(nodes)[order], np.array(y)[order]
+    i = int(y0.argmin())
+    if i in (0, len(x0) - 1):
+        return float(y0[i]), len(x0) == 1 and inner[order[i]]
+    return _vertex(x0[i - 1 : i + 2], y0[i - 1 : i + 2]), inner[order[i]]
 
 
 def _vertex(x: np.ndarray, y: np.ndarray) -> float:
     """Lowest value of the parabola through three points of which the middle one is lowest."""
-    if not np.isfinite(y).all() or (y[0] == y[1] and y[1] == y[2]):
+    if not np.isfinite(y).all():
         return float(y[1])
-    a, b, c = np.polyfit(x - x[1], y - y[1], 2)
-    return float(y[1] + c - b * b / (4 * a)) if a > 0 else float(y[1])
+    x, y, least = x - x[1], y - y[1], float(y[1])
+    left, right = y[0] / x[0], y[2] / x[2]
+    a = (right - left) / (x[2] - x[0])
+    b = left - a * x[0]
+    return least - b * b / (4 * a) if a > 0 else least
 
 
-def _by_rule(cells: list[pd.DataFrame], notes: list[str]) -> list[pd.DataFrame]:
-    """Cells with one setting that follow a rule in tau, or whose LR moves with the batch."""
-    kept: list[pd.DataFrame] = []
-    sizes: dict[int, list[pd.DataFrame]] = {}
-    for cell in cells:
-        sizes.setdefault(int(cell["_size"].iloc[0]), []).append(cell)
+def _against_the_rule(df: pd.DataFrame, single: np.ndarray, notes: list[str]) -> list[int]:
+    """Rows of cells with one setting that no rule in tau covers and whose LR does not move with the batch."""
     off, same_lr, unknown, by_lr = [], [], 0, 0
-    for members in sizes.values():
-        log_tau = np.array([_log_tau(cell) for cell in members])
-        if np.isfinite(log_tau).all():
-            on = _on_rule(members, log_tau)
-            off += [cell for cell, good in zip(members, on, strict=True) if not good]
-            kept += [cell for cell, good in zip(members, on, strict=True) if good]
-            continue
-        lr = np.array([cell["lr"].median() if "lr" in cell else np.nan for cell in members])
-        if not np.isfinite(lr).all():
-            unknown += len(members)
-            kept += members
-        elif len({cell["_batch_code"].iloc[0] for cell in members}) > 1 and lr.max() < lr.min() * (1 + SAME):
-            same_lr += members
+    mine = df.loc[single]
+    log_tau = _log_tau(mine)
+    lr = mine["lr"].to_numpy(float) if "lr" in mine else np.full(len(mine), np.nan)
+    for size in np.unique(mine["_size"]):
+        spots = np.flatnonzero(mine["_size"] == size)
+        cells = mine["_cell"].iloc[spots].nunique()
+        if np.isfinite(log_tau[spots]).all():
+            on = _on_rule(np.log(mine["tokens"].to_numpy(float)[spots]), log_tau[spots])
+            off += list(single[spots[~on]])
+        elif not np.isfinite(lr[spots]).all():
+            unknown += cells
+        elif mine["_batch_code"].iloc[spots].nunique() > 1 and lr[spots].max() < lr[spots].min() * (1 + SAME):
+            same_lr += list(single[spots])
         else:
-            by_lr += len(members)
-            kept += members
+            by_lr += cells
     if off:
-        notes.append(f"{len(off)} of the (params, batch, tokens) have one LR and weight decay, off any tau(tokens) that "
-                     f"holds for all batches, so not tuned: not used ({_named(off)}); tuned=assume uses them.")  # fmt: skip
+        _name(notes, df.loc[off], "have one LR and weight decay, off any tau(tokens) that holds for all batches")
     if same_lr:
-        notes.append(f"{len(same_lr)} of the (params, batch, tokens) have one LR, the same at all batches, and no tau, so "
-                     f"not tuned: not used ({_named(same_lr)}); tuned=assume uses them.")  # fmt: skip
+        _name(notes, df.loc[same_lr], "have one LR, the same at all batches, and no tau")
     if by_lr:
         notes.append(f"{by_lr} of the (params, batch, tokens) have one LR and no tau: taken as tuned, as LR moves.")
     if unknown:
         notes.append("no column says how LR and weight decay were set: taken as tuned at each batch and tokens.")
-    return kept
+    return off + same_lr
 
 
-def _log_tau(cell: pd.DataFrame) -> float:
-    """ln tau, up to a constant of the model size where the LR of the hidden matrices is not known."""
-    if "tau" in cell and cell["tau"].notna().all():
-        return float(np.log(cell["tau"].median()))
-    if not {"lr", "weight_decay"} <= set(cell) or not (cell["weight_decay"] > 0).all() or cell["lr"].isna().any():
-        return np.nan
-    independent = "weight_decay_mode" in cell and (cell["weight_decay_mode"] == "independent").all()
-    shrink = cell["weight_decay"] * (1.0 if independent else cell["lr"])
-    share = cell["_batch"] / cell["tokens"]
-    return float(np.log((share / shrink).median()))
+def _log_tau(df: pd.DataFrame) -> np.ndarray:
+    """ln tau, up to a constant of the model size where the LR of the hidden matrices is not known; nan where unknown."""
+    nothing = np.full(len(df), np.nan)
+    known = np.log(df["tau"].to_numpy(float)) if "tau" in df else nothing
+    if np.isfinite(known).all() or not {"lr", "weight_decay"} <= set(df):
+        return known
+    independent = df["weight_decay_mode"] == "independent" if "weight_decay_mode" in df else np.zeros(len(df), bool)
+    shrink = df["weight_decay"].to_numpy(float) * np.where(independent, 1.0, df["lr"].to_numpy(float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.log(df["_batch"].to_numpy(float) / df["tokens"].to_numpy(float) / shrink)
+    return np.where(np.isfinite(relative), relative, np.nan)
 
 
-def _on_rule(cells: list[pd.DataFrame], log_tau: np.ndarray) -> np.ndarray:
-    """Whether each cell lies on ln tau = a + b ln D, the line of least absolute deviations over the model size."""
-    x = np.log([float(cell["tokens"].median()) for cell in cells])
-    i, j = np.triu_indices(len(x), 1)
+def _on_rule(x: np.ndarray, log_tau: np.ndarray) -> np.ndarray:
+    """Whether each row lies on ln tau = a + b ln D, the line of least absolute deviations; x (n,) ln D."""
+    spots = np.unique(np.linspace(0, len(x) - 1, min(len(x), 60)).round().astype(int))
+    i, j = np.triu_indices(len(spots), 1)
+    i, j = spots[i], spots[j]
     apart = np.abs(x[i] - x[j]) > 0.02
     slopes = np.unique(np.r_[0.0, ((log_tau[i] - log_tau[j])[apart] / (x[i] - x[j])[apart]).round(6)])
-    slopes = slopes[np.linspace(0, len(slopes) - 1, min(len(slopes), 2000)).astype(int)]
     rest = log_tau - slopes[:, None] * x
     deviation = np.abs(rest - np.median(rest, axis=1, keepdims=True)).sum(axis=1)
     best = rest[deviation.argmin()]
     return np.abs(best - np.median(best)) <= OFF_RULE
 
 
-def _named(cells: list[pd.DataFrame]) -> str:
-    said = [f"{c['params'].iloc[0]:.3g}, {c['_batch'].iloc[0]:.4g}, {c['tokens'].iloc[0]:.3g}" for c in cells[:3]]
-    return "; ".join(said) + ("; ..." if len(cells) > 3 else "")
+def _name(notes: list[str], rows: pd.DataFrame, why: str) -> None:
+    cells = rows.drop_duplicates("_cell")
+    shown = zip(cells["params"], cells["_batch"], cells["tokens"], strict=True)
+    said = [f"{n:.3g}, {b:.4g}, {d:.3g}" for n, b, d in list(shown)[:3]]
+    more = "; ..." if len(cells) > 3 else ""
+    notes.append(f"{len(cells)} of the (params, batch, tokens) {why}, so not tuned: not used ({'; '.join(said)}{more}); "
+                 "tuned=assume uses them.")  # fmt: skip
