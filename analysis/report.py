@@ -102,7 +102,8 @@ def law_lines(law: Mapping) -> str:
         quality.append(f"{law['n']} {law.get('counts', 'optima')}")
     held = law.get("heldout") or {}
     if held.get("mean_abs_log_error") is not None:
-        quality.append(f"held out ({held.get('n')} largest): {off(held['mean_abs_log_error'])} off")
+        which = "" if law["name"] in ("annealing", "multi_power") else " largest"  # runs, by name
+        quality.append(f"held out ({held.get('n')}{which}): {off(held['mean_abs_log_error'])} off")
     if held.get("mean_excess_loss") is not None:
         quality.append(f"costing {held['mean_excess_loss']:.2g} nats")
     given = _in_brief(law.get("given") or {})
