@@ -131,9 +131,11 @@ def needed(
     own: np.ndarray | None = None,
     own_dof: float = 0.0,
 ) -> str:
-    """A line: is N needed beside `beside` (tokens or tpp, and what the slices hold)? Needed: AICc falls by 2 or more when it is added, and the
-    interval of its exponent (analysis/law.py, with the runs' noise `own`) leaves 0 out. Else the interval says how
-    large an exponent the optima allow. Empty where N does not vary."""
+    """A line: is N needed beside `beside` (tokens or tpp, and what the slices hold)?
+
+    Needed: AICc falls by 2 or more when it is added, and the interval of its exponent (analysis/law.py, with the runs'
+    noise `own`) leaves 0 out. Else the interval says how large an exponent the optima allow. Empty where N does not
+    vary."""
     names = [*beside, "params"]
     if not all(finite(at.get(name)) for at in values for name in names) or len(y) < 4:
         return ""
