@@ -85,9 +85,12 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "envelope") -> Fi
     request or the table cannot be used."""
     df = prepare(table, options)
     notes = list(df.attrs.get("notes", []))
-    if "run_id" not in df or df["run_id"].isna().all():
+    if "run_id" not in df:
         raise UserError("envelope needs run_id, to tell whose checkpoint a row is; map it with columns.run_id=THEIRS.")
     df = usable(df, notes)
+    if (nameless := df["run_id"].isna()).any():
+        notes.append(f"{int(nameless.sum())} rows have no run_id: not used.")
+        df = df[~nameless]
     result = FitResult(analysis, notes=notes)
     parts = setting_groups(df, options.by)
     names = dict.fromkeys(name for settings, _ in parts for name in settings)

@@ -20,7 +20,7 @@ from analysis.keys import COMMON, Check, Keys, between, one_of
 from analysis.law import finite
 from analysis.loss import isoflop_compare, isoflop_plots
 from analysis.loss.isoflop_laws import held_out, law_dict, power_law, score, with_floor
-from analysis.loss.isoflop_minima import ESTIMATORS, Minima, find_minima
+from analysis.loss.isoflop_minima import ESTIMATORS, Minima, Minimum, find_minima
 from analysis.loss.isoflop_rows import SAME_SIZE, Group, budgets, setting_groups, usable
 from analysis.prepare import prepare
 from analysis.result import FitResult
@@ -123,26 +123,34 @@ def _telling(settings: list[dict]) -> list[str]:
 
 
 def _minima(group: Group, options: Options) -> dict[str, Minima]:
+    """Of each law's quantity, the minima of all budgets of the group."""
     keys = (options.estimator, options.window, options.bootstrap, options.level, options.seed)
     logs = [np.log(b.params) for b in group.budgets]
-    params = find_minima(logs, [b.loss for b in group.budgets], *keys)
-    if group.measured:
-        pairs = [_along_tokens(b.tokens, b.loss) for b in group.budgets]
-        tokens = find_minima([x for x, _ in pairs], [y for _, y in pairs], *keys)
-    else:
-        sixth = [np.log(b.flops / 6) for b in group.budgets]
-        each = [replace(m, fitted=c - m.fitted, low=c - m.high, high=c - m.low, curve=None)
-                for m, c in zip(params.each, sixth, strict=True)]  # fmt: skip
-        tokens = replace(params, each=each)
+    codes = [np.round(x / SAME_SIZE).astype(int) for x in logs]
+    params = find_minima(logs, [b.loss for b in group.budgets], *keys, codes)
+    sixth = [np.log(b.flops / 6) for b in group.budgets]
+    if group.measured and any(
+        np.abs(x + np.log(b.tokens) - c).max() > 1e-6 for x, b, c in zip(logs, group.budgets, sixth, strict=True)
+    ):
+        along = [_along_tokens(b.tokens, b.loss, code) for b, code in zip(group.budgets, codes, strict=True)]
+        xs, losses, codes = ([each[i] for each in along] for i in range(3))
+        tokens = find_minima(xs, losses, *keys, codes)
+    else:  # the same curve seen from the other side
+        tokens = replace(params, each=[_mirrored(m, c) for m, c in zip(params.each, sixth, strict=True)])
     return {"params_opt": params, "tokens_opt": tokens}
 
 
-def _along_tokens(tokens: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(log D ascending, loss): of equal D the lowest loss."""
+def _mirrored(m: Minimum, c: float) -> Minimum:
+    curve = None if m.curve is None else lambda at: m.curve(c - np.asarray(at, float))
+    return replace(m, fitted=c - m.fitted, low=c - m.high, high=c - m.low, curve=curve)
+
+
+def _along_tokens(tokens: np.ndarray, loss: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(log D ascending, loss, code of the size): of equal D the lowest loss."""
     order = np.lexsort((loss, tokens))
     x, y = np.log(tokens[order]), loss[order]
     first = np.r_[True, np.diff(x) > SAME_SIZE] if len(x) else np.zeros(0, bool)
-    return x[first], y[first]
+    return x[first], y[first], code[order][first]
 
 
 def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
@@ -166,7 +174,8 @@ def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
         if law.covariance is None:
             lines.append(f"{name}: two budgets for two parameters: no interval can be given.")
         curves = [_cost(e) for e in np.array(m.each, object)[inside]] if all(e.curve for e in m.each) else None
-        scored = score(flops[inside], y, held[name], curves)
+        kept = _without(group, inside, held[name], name, options) if m.asymmetry else None
+        scored = score(flops[inside], y, held[name], curves, kept)
         laws.append(law_dict(law, name, points[name].drop(columns="loss"), options.level, heldout=scored))
     if len(f.points) >= 2:
         c, y = f.points["flops"].to_numpy(), np.log(f.points["loss"].to_numpy())
@@ -178,6 +187,17 @@ def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
     result.notes += [f"{said}{line}" for line in lines]
     result.optima += _optima(result.analysis, f, held, options)
     return f
+
+
+def _without(group: Group, inside: np.ndarray, held: np.ndarray, name: str, options: Options):
+    """(flops, log minima) of the budgets that are not held out, from a fit that has not seen those that are (linex shares
+    its asymmetry among budgets)."""
+    out = np.zeros(len(inside), bool)
+    out[inside] = held
+    rest = replace(group, budgets=[b for b, gone in zip(group.budgets, out, strict=True) if not gone])
+    m = _minima(rest, options)[name]
+    flops, y = (np.array(values) for values in ([b.flops for b in rest.budgets], [e.fitted for e in m.each]))
+    return flops[m.interior], y[m.interior]
 
 
 def _cost(m):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.errors import UserError
 from analysis.law import PowerLaw, as_dict, finite, fit_power_law, largest_scales
@@ -47,12 +46,14 @@ def held_out(points: pd.DataFrame, heldout: float | str | None) -> np.ndarray:
     return largest_scales(points["flops"].to_numpy(float), heldout)
 
 
-def score(flops: np.ndarray, y: np.ndarray, held: np.ndarray, curves=None) -> dict:
+def score(flops: np.ndarray, y: np.ndarray, held: np.ndarray, curves=None, kept=None) -> dict:
     """`heldout` of a LAW: error of a refit without the held-out budgets, and what using it there costs. curves: of each
-    budget a function log y -> loss minus the lowest, or None."""
-    if not held.any() or (~held).sum() < 2:
+    budget a function log y -> loss minus the lowest, or None. kept: (flops, y) of the other budgets, where they are found
+    anew without the held-out ones."""
+    rest = (flops[~held], y[~held]) if kept is None else kept
+    if not held.any() or len(rest[0]) < 2:
         return dict(NOTHING)
-    refit = power_law(flops[~held], y[~held])
+    refit = power_law(*rest)
     predicted = refit.log_at(scales(flops[held]))
     costs = []
     if curves is not None:
@@ -113,9 +114,3 @@ def _floored(flops: np.ndarray, loss: np.ndarray, floor: bool) -> tuple[float, f
     e = int(((np.log((floors + np.exp(line)) / loss[:, None])) ** 2).sum(axis=0).argmin())
     return float(floors[e]), float(np.exp(y[:, e].mean() - slope[e] * np.log(flops).mean())), float(-slope[e])
 
-
-def t_half(law: PowerLaw, level: float) -> float:
-    """Half the interval of the exponent; NaN where it is unknown."""
-    if law.covariance is None:
-        return np.nan
-    return float(stats.t.ppf((1 + level) / 2, law.dof) * np.sqrt(law.covariance[1, 1]))

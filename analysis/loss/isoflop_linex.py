@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.loss.isoflop_shared import covariance
+
 PRIOR = 0.3  # s.d. of p; beta - alpha is -0.06 in Chinchilla's law, 0.02 in its replication, 0.42 in Gemstones'
 STEPS = 60
 GRID_P = np.linspace(-1.2, 1.2, 25)
@@ -57,9 +59,16 @@ class Linex:
         return lambda at: m + bend * phi(np.asarray(at, float) - x, p)
 
 
-def fit_linex(points: list[tuple[np.ndarray, np.ndarray]], convex: list[bool], variance: np.ndarray) -> Linex | None:
-    """points: (x, loss) of each budget; convex: those that share p; variance: of one loss in each (NaN: equal in all).
-    None where no budget is convex."""
+def fit_linex(
+    points: list[tuple[np.ndarray, np.ndarray]],
+    convex: list[bool],
+    variance: np.ndarray,
+    codes: list[np.ndarray],
+    start: "Linex | None" = None,
+) -> Linex | None:
+    """points: (x, loss) of each budget; convex: those that share p; variance: of one loss in each (NaN: equal in all);
+    codes: which model size each point is of (isoflop_shared.py); start: an earlier fit of the same budgets. None where no
+    budget is convex."""
     index = np.flatnonzero(convex)
     if not len(index):
         return None
@@ -68,21 +77,24 @@ def fit_linex(points: list[tuple[np.ndarray, np.ndarray]], convex: list[bool], v
     data = [points[i] for i in index]
     if not known.all():  # no noise known: only relative weights matter, and the prior must not
         sigma = np.full(len(index), 1e-6 * np.mean([loss.mean() for _, loss in data]))
-    p, starts = _on_grid(data, sigma)
+    if start is None:
+        p, starts = _on_grid(data, sigma)
+    else:
+        p, starts = start.p, np.stack([start.lowest, start.bend, start.minimum], axis=1)
     theta = np.concatenate([[p], np.ravel(starts)])
-    theta, jacobian = _gauss_newton(theta, data, sigma)
-    covariance = np.linalg.pinv(jacobian.T @ jacobian)
+    theta, residual, jacobian = _gauss_newton(theta, data, sigma)
+    solver = np.linalg.pinv(jacobian)
     m, k, x = theta[1:].reshape(-1, 3).T
     spots = 1 + 3 * np.arange(len(data))
+    of_x, maker = solver[spots + 2], np.eye(len(residual)) - jacobian @ solver
+    shared, _ = covariance(of_x[:, 1:], maker[1:, 1:], residual[1:], np.concatenate([codes[i] for i in index]))
+    prior = of_x[:, :1] @ of_x[:, :1].T
     squares = {}
     for i, (at, loss), each in zip(index, data, theta[1:].reshape(-1, 3), strict=True):
         residual = loss - each[0] - each[1] * phi(at - each[2], theta[0])
         squares[int(i)] = (float(residual @ residual), max(len(at) - 3 - 1 / len(data), 0.0))
-    variances = np.diag(covariance)
-    return Linex(
-        float(theta[0]), float(np.sqrt(variances[0])), index, m, k, np.sqrt(variances[spots + 1]), x,
-        covariance[np.ix_(spots + 2, spots + 2)], squares,
-    )  # fmt: skip
+    errors = np.sqrt((solver**2).sum(axis=1))
+    return Linex(float(theta[0]), float(errors[0]), index, m, k, errors[spots + 1], x, shared + prior, squares)
 
 
 def _on_grid(data, sigma) -> tuple[float, np.ndarray]:
@@ -105,8 +117,9 @@ def _on_grid(data, sigma) -> tuple[float, np.ndarray]:
     return float(GRID_P[i]), np.stack([each[i] for each in best])
 
 
-def _gauss_newton(theta: np.ndarray, data, sigma) -> tuple[np.ndarray, np.ndarray]:
-    """Levenberg-Marquardt over p and (m, k, x_c) of every budget; returns theta and the weighted Jacobian there."""
+def _gauss_newton(theta: np.ndarray, data, sigma) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Levenberg-Marquardt over p and (m, k, x_c) of every budget; returns theta, the weighted residuals and their Jacobian
+    there (the prior of p first)."""
 
     def evaluate(theta):
         p, rest = theta[0], theta[1:].reshape(-1, 3)
@@ -139,4 +152,4 @@ def _gauss_newton(theta: np.ndarray, data, sigma) -> tuple[np.ndarray, np.ndarra
             damping *= 8
             if damping > 1e12:
                 break
-    return theta, jacobian
+    return theta, residual, jacobian

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import interpolate, stats
+from scipy.linalg import block_diag
 
 from analysis.loss.isoflop_linex import Linex, fit_linex
+from analysis.loss.isoflop_shared import covariance
 from analysis.noise import ROUNDING, moderated
 
 ESTIMATORS = ("parabola", "linex", "akima", "argmin")
@@ -64,23 +66,27 @@ def find_minima(
     bootstrap: int = 1000,
     level: float = 0.8,
     seed: int = 0,
+    codes: list[np.ndarray] | None = None,
 ) -> Minima:
-    """xs, losses: one pair of arrays (n,) a budget, x ascending without repetition, losses in nats above 0."""
-    near = [(x[w], y[w]) for x, y in zip(xs, losses, strict=True) for w in [_window(x, y, window)]]
+    """xs, losses: one pair of arrays (n,) a budget, x ascending without repetition, losses in nats above 0. codes: which
+    model size each point is of, for noise that a size has at all budgets (isoflop_shared.py); None: unknown."""
+    codes = [np.full(len(x), -1) for x in xs] if codes is None else codes
+    windows = [_window(x, y, window) for x, y in zip(xs, losses, strict=True)]
+    near = [(x[w], y[w]) for x, y, w in zip(xs, losses, windows, strict=True)]
+    codes = [code[w] for code, w in zip(codes, windows, strict=True)]
     spans = [(x[0], x[-1]) if len(x) else (np.nan, np.nan) for x in xs]
     parabolas = [_parabola(x, y) for x, y in near]
     variance, dof = _noise([(p.rss, p.dof, p.mean) if p else (0.0, 0, 1.0) for p in parabolas])
     if estimator == "parabola":
         each = [_vertex(*args, level) for args in zip(parabolas, near, spans, variance, dof, strict=True)]
-        se = [np.sqrt(v) * p.unit if p else np.nan for p, v in zip(parabolas, variance, strict=True)]
-        return _gather(each, np.diag(np.square(se)), dof)
+        return _gather(each, _of_vertices(parabolas, near, variance, codes), dof)
     convex = [p is not None and p.beta[2] > 0 for p in parabolas]
-    linex = fit_linex(near, convex, variance)
+    linex = fit_linex(near, convex, variance, codes)
     if linex is not None:
         squares = [(*linex.squares[i], p.mean) if c else (0.0, 0, 1.0) for i, (p, c) in
                    enumerate(zip(parabolas, convex, strict=True))]  # fmt: skip
         variance, dof = _noise(squares)
-        linex = fit_linex(near, convex, variance)
+        linex = fit_linex(near, convex, variance, codes, linex)
     if estimator == "linex":
         return _by_linex(linex, parabolas, near, spans, variance, dof, level)
     rng = np.random.default_rng(seed)
@@ -119,12 +125,28 @@ def _gather(each: list[Minimum], own: np.ndarray, dof: np.ndarray, asymmetry=Non
 @dataclass(frozen=True)
 class _Parabola:
     beta: np.ndarray  # of 1, z, z^2
-    spread: np.ndarray  # (3, 3) covariance of beta for noise of variance 1
+    solver: np.ndarray  # (3, n)
+    residual: np.ndarray  # (n,)
     centre: float
     scale: float
-    rss: float
-    dof: int
     mean: float
+
+    @property
+    def spread(self) -> np.ndarray:
+        """(3, 3) covariance of beta for noise of variance 1."""
+        return self.solver @ self.solver.T
+
+    @property
+    def rss(self) -> float:
+        return float(self.residual @ self.residual)
+
+    @property
+    def dof(self) -> int:
+        return len(self.residual) - 3
+
+    @property
+    def design(self) -> np.ndarray:
+        return np.linalg.pinv(self.solver)
 
     @property
     def vertex(self) -> float:
@@ -132,11 +154,11 @@ class _Parabola:
             return float(self.centre - self.scale * self.beta[1] / (2 * self.beta[2]))
 
     @property
-    def unit(self) -> float:
-        """s.d. of the vertex for noise of variance 1 (delta method)."""
+    def influence(self) -> np.ndarray:
+        """(n,) what each loss does to the vertex (delta method)."""
         _, b, c = self.beta
         slope = np.array([0.0, -1.0, b / c]) / (2 * c) if c else np.full(3, np.nan)
-        return float(self.scale * np.sqrt(slope @ self.spread @ slope))
+        return self.scale * slope @ self.solver
 
     def __call__(self, x) -> np.ndarray:
         z = (np.asarray(x, float) - self.centre) / self.scale
@@ -163,7 +185,20 @@ def _parabola(x: np.ndarray, loss: np.ndarray) -> _Parabola | None:
     solver = np.linalg.pinv(design)
     beta = solver @ loss
     residual = loss - design @ beta
-    return _Parabola(beta, solver @ solver.T, centre, scale, float(residual @ residual), len(x) - 3, float(loss.mean()))
+    return _Parabola(beta, solver, residual, centre, scale, float(loss.mean()))
+
+
+def _of_vertices(parabolas, near, variance: np.ndarray, codes: list[np.ndarray]) -> np.ndarray:
+    """(budgets, budgets) covariance of the vertices; NaN for budgets without a parabola."""
+    some = [i for i, p in enumerate(parabolas) if p is not None and variance[i] > 0 and np.isfinite(p.influence).all()]
+    own = np.full((len(parabolas), len(parabolas)), np.nan)
+    if some:
+        sigma = np.sqrt(variance[some])
+        influence = block_diag(*[s * parabolas[i].influence[None] for i, s in zip(some, sigma, strict=True)])
+        maker = block_diag(*[np.eye(len(near[i][0])) - parabolas[i].design @ parabolas[i].solver for i in some])
+        u = np.concatenate([parabolas[i].residual / s for i, s in zip(some, sigma, strict=True)])
+        own[np.ix_(some, some)] = covariance(influence, maker, u, np.concatenate([codes[i] for i in some]))[0]
+    return own
 
 
 def _vertex(p: _Parabola | None, points, span, variance: float, dof: float, level: float) -> Minimum:
