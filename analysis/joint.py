@@ -136,8 +136,7 @@ def _fit(optima, values, kept, levels, curvature) -> Joint | None:
         fits.append(fit[0])
         beta, theta, h = fit[0].beta, fit[1], fit[2]
         criteria.append(max(room, 1) * np.log(max(fit[0].rss, 1e-300)) + 2 * m)
-    weights = np.exp(-(np.array(criteria) - min(criteria)) / 2)
-    weights /= weights.sum()
+    weights = shape.weigh(criteria)
     mean = [sum(w * getattr(f, name) for w, f in zip(weights, fits, strict=True)) for name in ("beta", "influence", "pull")]
     between = np.stack([np.sqrt(w) * (f.beta - mean[0]) for w, f in zip(weights, fits, strict=True)], axis=1)
     noise = np.array([o.noise for o in optima])[b.owner]

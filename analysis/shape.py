@@ -8,10 +8,13 @@ The bend theta, relative to the curvature, is common. Statistics knows this as a
 1972, Technometrics 14; Kneip and Gasser 1988, Ann. Stat. 16): the shifts x_i are found about as well as under a known
 shape, and an error in theta moves all of them together, into a law's coefficient and not into its exponents.
 
-The degree is not known, so degrees 2 to 7 (4 of several hyper-parameters) are averaged by their Akaike weights w_d
+The degree is not known, so degrees 2 to 7 (5 of several hyper-parameters) are averaged by their Akaike weights w_d
 (Burnham and Anderson 2002, ch. 4), and the spread between them is part of the error:
 
     x = sum_d w_d x_d,    covariance = sum_d w_d (x_d - x)(x_d - x)' + that of sum_d w_d x_d from the runs' noise.
+
+The weight of each degree goes to the next: a bend too small to be seen in the losses can move an optimum by its whole
+interval, and only a fit more flexible than the losses ask for has less bias than noise (undersmoothing).
 
 That basins share their bend in log units is an assumption: ours.
 """
@@ -24,7 +27,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 HIGHEST = {1: 7}  # degree, by the number of hyper-parameters
-OTHERWISE = 4
+OTHERWISE = 5
+BEYOND = 1
 PER_TERM = 5  # degrees of freedom that a shared term takes
 STEPS, TOLERANCE = 40, 1e-7
 
@@ -265,13 +269,21 @@ def fit_degrees(b: Basins, curvature: np.ndarray, best: np.ndarray, highest: int
     return fits
 
 
-def average(fits: list[Fit]) -> Average:
-    """The fits, weighted by exp(-AIC / 2) with the slices' own parameters profiled out: AIC = v log rss + 2 m of m shared
-    terms, v the degrees of freedom of degree 2."""
-    room = fits[0].dof + len(fits[0].theta)
-    criteria = np.array([room * np.log(max(fit.rss, 1e-300)) + 2 * len(fit.theta) for fit in fits])
+def weigh(criteria: Sequence[float]) -> np.ndarray:
+    """Akaike weights of degrees in order, each moved up to one that is BEYOND higher (or the highest)."""
+    criteria = np.asarray(criteria)
     weights = np.exp(-(criteria - criteria.min()) / 2)
-    weights /= weights.sum()
+    result = np.zeros(len(weights))
+    np.add.at(result, np.minimum(np.arange(len(weights)) + (BEYOND), len(weights) - 1), weights)
+    return result / result.sum()
+
+
+def average(fits: list[Fit]) -> Average:
+    """The fits, weighted by AIC with the slices' own parameters profiled out: v log rss + 2 m of m shared terms, v the
+    degrees of freedom of degree 2."""
+    room = fits[0].dof + len(fits[0].theta)
+    criteria = [room * np.log(max(fit.rss, 1e-300)) + 2 * len(fit.theta) for fit in fits]
+    weights = weigh(criteria)
     both = list(zip(weights, fits, strict=True))
     best = sum(w * fit.best for w, fit in both)
     return Average(
