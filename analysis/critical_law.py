@@ -6,7 +6,8 @@ perfect scaling from `optimal_batch` B_0. On the same hyperbola steps * B is D, 
 
     1 + B* / B_crit = (1 + overhead) (1 + B_0 / B_crit)   =>   B_crit = (B* - (1 + overhead) B_0) / overhead.
 
-That translation is ours; it holds as far as the hyperbola does.
+That translation is ours; it holds as far as the hyperbola does. Tokens of an overhead law are those at its optimal batch,
+D_min (1 + B_0 / B_crit): taken as D_min.
 """
 
 import re
@@ -45,7 +46,7 @@ def sequence_tokens(law: Mapping) -> float | None:
     """Tokens in the unit of a batch law: 1 for tokens, L for "sequences of L tokens" or a given context; else None."""
     if law.get("unit") == "tokens":
         return 1.0
-    found = re.search(r"of\s+([0-9.]+(?:e[0-9]+)?)", str(law.get("unit") or ""))
+    found = re.search(r"of\s+([0-9.]+(?:e\+?[0-9]+)?)", str(law.get("unit") or ""))
     if found:
         return float(found.group(1))
     return _number((law.get("given") or {}).get("context"))

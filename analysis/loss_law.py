@@ -13,6 +13,7 @@ import numpy as np
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
 ORDER = ("ln E", "ln A", "ln B", "alpha", "beta")
 DRAWS = 4000
+FEWEST = 50  # resamples that make an interval
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,45 @@ def central(law: Mapping) -> LossLaw:
 
 
 def draws(law: Mapping, n: int = DRAWS, seed: int = 0) -> LossLaw | None:
-    """Draws from the law's covariance (of ln E, ln A, ln B, alpha, beta), normal; None where it has none."""
+    """What the resamples of its fit say (`draws`, where the law holds 50 or more), or normal draws from its covariance of
+    (ln E, ln A, ln B, alpha, beta); None where it has neither."""
+    sample = _resampled(law)
+    if sample is None:
+        sample = _normal(law, n, seed)
+    if sample is None:
+        return None
+    sample = sample[np.isfinite(sample).all(axis=1) & (sample[:, 3] > 0) & (sample[:, 4] > 0)]
+    with np.errstate(over="ignore"):
+        return LossLaw(*np.exp(sample[:, :3]).T, *sample[:, 3:].T) if len(sample) else None
+
+
+def _resampled(law: Mapping) -> np.ndarray | None:
+    stored = law.get("draws")
+    if not isinstance(stored, Mapping) or not set(ORDER) <= set(_names(stored.get("of"))):
+        return None
+    try:
+        rows = np.array(stored.get("values"), dtype=float)
+    except (TypeError, ValueError):
+        return None
+    if rows.ndim != 2 or rows.shape[1] != len(stored["of"]) or len(rows) < FEWEST:
+        return None
+    return rows[:, [stored["of"].index(name) for name in ORDER]]
+
+
+def _names(value: object) -> list[str]:
+    return value if isinstance(value, list) and all(isinstance(each, str) for each in value) else []
+
+
+def _normal(law: Mapping, n: int, seed: int) -> np.ndarray | None:
     try:
         matrix = np.array(law.get("covariance"), dtype=float)
     except (TypeError, ValueError):
         return None
-    if matrix.shape != (5, 5) or not np.isfinite(matrix).all() or list(law.get("covariance_of") or ORDER) != list(ORDER):
-        return None
+    named = _names(law.get("covariance_of") or list(ORDER))
     point = central(law)
-    if point.E <= 0:
+    if matrix.shape != (5, 5) or not np.isfinite(matrix).all() or named != list(ORDER) or point.E <= 0:
         return None
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     centre = np.array([math.log(point.E), math.log(point.A), math.log(point.B), point.alpha, point.beta])
-    sample = centre + np.random.default_rng(seed).standard_normal((n, 5)) @ root.T
-    sample = sample[(sample[:, 3] > 0) & (sample[:, 4] > 0)]
-    with np.errstate(over="ignore"):
-        return LossLaw(*np.exp(sample[:, :3]).T, *sample[:, 3:].T) if len(sample) else None
+    return centre + np.random.default_rng(seed).standard_normal((n, 5)) @ root.T

@@ -31,7 +31,7 @@ from analysis.recipe import NAMES, overrides, resolve, settings
 from analysis.recommend_table import as_table
 from analysis.region import region, same
 from analysis.target import Request
-from analysis.trade import machine, trade
+from analysis.trade import machine, trade, under
 
 __all__ = ["as_table", "recommend"]
 PORTABLE = {"tau", "batch_size"}  # not in units of base LR: their laws may serve another parameterization
@@ -78,18 +78,19 @@ def recommend(
     compare_with_held(chosen, regions, found.recipe, request.notes)
     beyond = extrapolation(chosen, regions, found.recipe, request)
     used = {name: law for name, law in chosen.items() if found.recipe.get(name, {}).get("source") == "law"}
-    follows, lines = derived(found.recipe, found.draws, found.values, settings(chosen, request), level)
+    trained = settings(chosen, request)
+    follows, lines = derived(found.recipe, found.draws, found.values, trained, level)
     request.notes += lines
     allotted, front, more = trade(
-        content, found.values, follows.get("batch_tokens", {}).get("value"), request.told, level,
-        any(entry.name == "power_lines" for entry in sources),
+        under(content["laws"], trained), found.values, follows.get("batch_tokens", {}).get("value"), request.told, level,
+        any(entry.name == "power_lines" for entry in sources), trained,
     )  # fmt: skip
     if _has_time(request.told) and "steps" in follows:
         seconds = machine(request.told, found.values).seconds(
             found.values["params"], follows["batch_tokens"]["value"], follows["steps"]["value"]
         )
         follows["hours"] = {"value": seconds / 3600, "low": None, "high": None}
-    loss = loss_law.find(content["laws"])
+    loss = loss_law.find(under(content["laws"], trained))
     loss = loss_law.central(loss) if loss else None
     priced, unpriced = penalties(used, found.recipe, found.conditional, found.values, loss)
     return laws_io.clean(
@@ -143,7 +144,7 @@ def _choose(laws: list[Mapping], request: Request) -> dict[str, Mapping]:
         named = [law for law in laws if law["name"] == name]
         wanted = {**implied, **request.demands}
         admitted = [(i, law) for i, law in enumerate(named) if _admits(law, request, implied)]
-        fitting = [((not law.get("published"), len(_conflicts(law, wanted)), -i), law) for i, law in admitted]
+        fitting = [(_rank(law, wanted, i), law) for i, law in admitted]
         if named and not fitting:
             offers = sorted({_words(law, wanted) for law in named})
             request.notes.append(f"no {name} law agrees with the rest of this recipe (there is {'; '.join(offers)}).")
@@ -160,6 +161,11 @@ def _choose(laws: list[Mapping], request: Request) -> dict[str, Mapping]:
         asked = ", ".join(f"{key}={value}" for key, value in request.demands.items())
         raise UserError(f"no law agrees with {asked}; there is {offers}.")
     return chosen
+
+
+def _rank(law: Mapping, wanted: Mapping[str, object], position: int) -> tuple:
+    """Lowest first: what the user named, then the fewest conflicts, then the last."""
+    return (0, 0, -position) if law.get("published") else (1, len(_conflicts(law, wanted)), -position)
 
 
 def _conflicts(law: Mapping, wanted: Mapping[str, object]) -> dict[str, object]:

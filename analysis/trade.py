@@ -9,8 +9,10 @@ from analysis import critical_law, loss_law
 from analysis.errors import UserError
 from analysis.pareto import Machine, critical_at, curves, minimum_tokens, place, plane, row, rows
 from analysis.published_laws import PUBLISHED
+from analysis.region import same
 
 TOLD = ("devices", "tokens_per_second", "device_flops", "device_batch", "reference_params")  # keys of the target
+SETTINGS = ("parameterization", "optimizer", "schedule", "data")
 SEQUENCE = 2048  # tokens of a device's smallest step, and of a sequence, where no context is known
 
 
@@ -52,18 +54,36 @@ def allocation(law: Mapping, values: Mapping, level: float) -> dict:
     }
 
 
+def under(laws: list[Mapping], settings: Mapping) -> list[Mapping]:
+    """The laws, last those that were fitted under these settings (parameterization, optimizer, ...), as far as both say."""
+    return sorted(laws, key=lambda law: -len(unlike(law, settings)))
+
+
+def unlike(law: Mapping, settings: Mapping) -> list[str]:
+    """Settings in which a law differs, in words."""
+    given = law.get("given") or {}
+    known = [key for key in SETTINGS if given.get(key) is not None and settings.get(key) is not None]
+    return [f"{key}={given[key]}" for key in known if not same(given[key], settings[key])]
+
+
 def trade(
-    content: Mapping, values: Mapping, batch: float | None, told: Mapping[str, float], level: float, lent: bool
+    laws: list[Mapping],
+    values: Mapping,
+    batch: float | None,
+    told: Mapping[str, float],
+    level: float,
+    lent: bool,
+    settings: Mapping,
 ) -> tuple[dict | None, dict | None, list[str]]:
-    """(allocation, pareto, notes); None where a law is missing, which a note names. batch: of the recipe, in tokens. lent:
-    whether Power Lines' critical batch may stand in for one's own."""
+    """(allocation, pareto, notes); None where a law is missing, which a note names. laws: `under` the recipe's `settings`.
+    batch: of the recipe, in tokens. lent: whether Power Lines' critical batch may stand in for one's own."""
     notes: list[str] = []
-    law = loss_law.find(content["laws"])
+    law = loss_law.find(laws)
     if law is None:
-        notes.append("allocation, time and compute: no loss law here; `hyperlaw fit analysis=loss` gives one.")
+        notes.append("allocation, time and compute: no loss law of N and D here; `hyperlaw fit analysis=loss` gives one.")
         return None, None, notes
     allotted = allocation(law, values, level)
-    critical = critical_law.find([each for each in content["laws"] if not each.get("published")])
+    critical = critical_law.find([each for each in laws if not each.get("published")])
     if critical is None and lent:
         critical = PUBLISHED["power_lines"].laws[2]
         notes.append("critical batch taken from Power Lines (coefficient from memory): fit analysis=critical_batch.")
@@ -73,6 +93,9 @@ def trade(
             "(published=power_lines lends its own)."
         )
         return allotted, None, notes
+    for each in (law, critical):
+        if apart := unlike(each, settings):
+            notes.append(f"the {each['name']} law was fitted with {', '.join(apart)}; this recipe differs.")
     point = loss_law.central(law)
     front, lines = _pareto(point, critical, values, batch, told)
     return allotted, front, notes + lines
