@@ -1,0 +1,101 @@
+"""Notes and figures of a fitted loss law."""
+
+from functools import partial
+
+import numpy as np
+
+from analysis import style
+
+MOST_POINTS = 20_000
+MOST_LINES = 8
+WIDE = 1.5  # high over low of E above which far extrapolation rests on a guess
+OPPOSED = 0.05  # share of resamples at a bound that is worth a line
+
+
+def lines(fitted, group, options) -> list[str]:
+    """What a reader should know of the fit."""
+    found = []
+    if fitted.one_step:
+        found.append(f"intervals of {len(group)} rows by one Newton step for each resample.")
+    place = {"E": 0, "A": 1, "B": 2, "alpha": 3, "beta": 4, "R_D": 5, "R_N": 6}
+    at_centre = [s for s in fitted.free if s in ("E", "A", "B") and not np.isfinite(fitted.centre[place[s]])]
+    found += [f"{symbol} is fitted as 0: the rows call for no such term." for symbol in at_centre]
+    for symbol in fitted.free:
+        share = fitted.ended[:, place[symbol]].mean()
+        if share > OPPOSED and symbol not in at_centre:
+            found.append(f"{symbol} is not bounded by the rows: {100 * share:.0f} % of resamples end at a bound.")
+    if "E" in fitted.free and "E" not in at_centre:
+        entry = fitted.parameters(options.level)["E"]
+        if entry["low"] is None or entry["high"] is None or entry["high"] > WIDE * entry["low"]:
+            found.append("E is not identified: quite other floors fit the rows as well, and far extrapolation rests on it.")
+    blocks = int(group.block.max()) + 1
+    if blocks < 12:
+        found.append(f"{blocks} independent blocks of rows: intervals are rough.")
+    return found
+
+
+def figures(name: str, law: dict, group, fitted) -> dict:
+    """{file stem: function of a path}."""
+    return {
+        f"{name}_against_tokens": partial(_losses, law=law, group=group),
+        f"{name}_residuals": partial(_residuals, group=group, residual=fitted.residual),
+    }
+
+
+def _losses(path, law: dict, group):
+    """Loss against D (against N where D does not vary), one colour for each N (at most 8 of them carry lines)."""
+    from analysis.loss.predict import loss_at
+
+    along_n = "B" not in law["parameters"]
+    x, other = (group.params, group.tokens) if along_n else (group.tokens, group.params)
+    levels = np.unique(other.round(-3) if other.min() > 1e5 else other)
+    lined = levels[np.unique(np.linspace(0, len(levels) - 1, min(MOST_LINES, len(levels))).round().astype(int))]
+    colours = style.ordered(len(lined))
+    fig = style.figure(style.COLUMN * 1.5, 3.0)
+    with style.style():
+        ax = fig.subplots()
+        shown = slice(None, None, max(1, len(x) // MOST_POINTS))
+        nearest = np.abs(np.log(other[shown, None] / lined)).argmin(axis=1)
+        ax.scatter(x[shown], group.loss[shown], s=7, c=[colours[k] for k in nearest], linewidths=0, alpha=0.75)
+        for value, colour in zip(lined, colours, strict=True):
+            near = np.abs(np.log(other / value)) <= np.abs(np.log(other[:, None] / lined)).min(axis=1) + 1e-9
+            reach = np.geomspace(x[near].min(), x[near].max(), 60) if near.any() else x[:1]
+            at = [(v, value) if along_n else (value, v) for v in reach]
+            label = style.short(float(value)) if "A" in law["parameters"] and not along_n else None
+            ax.plot(reach, [loss_at(law, *each).value for each in at], color=colour, label=label)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel(style.label(law["predictors"][0] if along_n else "tokens"))
+        ax.set_ylabel(style.label("loss"))
+        _plain(ax.yaxis)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(title=style.label(law["predictors"][0]), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return style.save(fig, path)
+
+
+def _residuals(path, group, residual: np.ndarray):
+    """Measured over predicted in per cent, against the prediction and against FLOPs; the largest FLOPs tell most."""
+    fig = style.figure(style.PAGE, 2.6)
+    shown = slice(None, None, max(1, len(residual) // MOST_POINTS))
+    percent = 100 * np.expm1(-residual)
+    with style.style():
+        axes = fig.subplots(1, 2, sharey=True)
+        predicted, flops = group.loss * np.exp(residual), 6 * group.params * group.tokens
+        panels = ((predicted, "predicted loss (nats per token)"), (flops, "6 N D (FLOPs)"))
+        for ax, (x, label) in zip(axes, panels, strict=True):
+            ax.axhline(0, color="0.6", linewidth=0.7)
+            ax.scatter(x[shown], percent[shown], s=7, color=style.CATEGORIES[0], linewidths=0, alpha=0.7)
+            ax.set_xscale("log")
+            ax.set_xlabel(label)
+        _plain(axes[0].xaxis)
+        axes[0].set_ylabel("measured above predicted (%)")
+    return style.save(fig, path)
+
+
+def _plain(axis) -> None:
+    """2, 2.5, 3 rather than powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
