@@ -97,7 +97,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "envelope") -> Fi
     telling = [name for name in names if len({str(s.get(name)) for s, _ in parts}) > 1]
     found, tables = [], []
     for settings, rows in parts:
-        label = ", ".join(f"{name}={settings.get(name)}" for name in telling)
+        label = ", ".join(f"{name}={settings[name]}" for name in telling if name in settings)
         f = _fit_group(result, settings, label, rows, options)
         if f is not None:
             found.append(f)

@@ -101,7 +101,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "isoflop") -> Fit
     found = []
     for settings, rows in parts:
         group = budgets(settings, rows, options.select, options.tolerance, measured)
-        label = ", ".join(f"{name}={settings.get(name)}" for name in telling)
+        label = ", ".join(f"{name}={settings[name]}" for name in telling if name in settings)
         found.append(_fit_group(result, Fitted(group, _minima(group, options), label), options))
     tables = [_optima_table(f, telling) for f in found if f.points is not None and len(f.points)]
     if tables:

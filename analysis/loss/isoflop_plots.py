@@ -1,6 +1,7 @@
 """The figure of an IsoFLOP fit: loss against model size, one curve a budget, with the minima."""
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from analysis import style
 
 MOST_PANELS = 6
 NAMED = 8  # budgets in a legend
+TITLE = 36  # characters a line
 
 
 def curves(path, found) -> Any:
@@ -22,7 +24,7 @@ def curves(path, found) -> Any:
         axes = fig.subplots(rows, columns, squeeze=False).ravel()
         for ax, f in zip(axes, shown, strict=False):
             _draw(ax, f)
-            ax.set_title(f.label, loc="left")
+            ax.set_title(textwrap.fill(f.label, TITLE), loc="left")
         for ax in axes[len(shown) :]:
             ax.set_visible(False)
         if len(found) > len(shown):
@@ -78,7 +80,7 @@ def envelopes(path, found) -> Any:
             ax.plot(f.points["flops"], f.points["loss"], "o", ms=3 if len(f.points) < 60 else 1, zorder=4,
                     color=style.CATEGORIES[1], gid="point")  # fmt: skip
             ax.set(xscale="log", xlabel=style.label("flops"), ylabel=style.label("loss"))
-            ax.set_title(f.label, loc="left")
+            ax.set_title(textwrap.fill(f.label, TITLE), loc="left")
             _legend(ax, "params")
         for ax in axes[len(shown) :]:
             ax.set_visible(False)

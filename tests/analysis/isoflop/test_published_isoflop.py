@@ -155,6 +155,23 @@ def test_marin_curves_lean_and_parabolas_miss_it(published):
         assert abs(bent - third) < 0.5 * abs(two - third)
 
 
+def test_approach_2_against_3(published):
+    """README: approach 3 gives 0.509 (llama_3 raw), 0.329, 0.368, 0.374 (marin), 0.509 (misfitting). Parabolas and the loss
+    law disagree beyond their intervals on Marin; bent curves and the loss law do not."""
+    options = {"approach3": True, "bootstrap": 60, "window": None, "where": 'outlier == False and condition != "exp_loss"'}
+    parabola, linex = (collection(published, estimator=e, **options) for e in ("parabola", "linex"))
+    for result, apart in ((parabola, {"comma", "dclm", "nemotron"}), (linex, set())):
+        (table,) = [frame for title, frame in result.tables.items() if title.startswith("approach 2 against approach 3")]
+        third = table[table["approach"] == "3 (loss law)"].set_index("dataset")
+        readme = {"llama_3": 0.509, "comma": 0.329, "dclm": 0.368, "nemotron": 0.374, "fineweb_c4": 0.509}
+        for dataset, a in readme.items():
+            found = third.loc[dataset, "a"]
+            print(f"{dataset}: approach 3 {found:.4f}, README {a} +- 0.0015")
+            assert found == pytest.approx(a, abs=1.5e-3)
+        notes = [note for note in result.notes if "their intervals apart" in note]
+        assert {name for name in readme if any(f"dataset={name}" in note for note in notes)} == apart
+
+
 GEMSTONES = {"run_id": "run_name", "params": "N", "tokens": "D"}
 
 
