@@ -26,7 +26,8 @@ import numpy as np
 from analysis.critical_law import critical_tokens
 from analysis.loss_law import LossLaw
 
-GRID = 240  # of N and of B each
+GRID, BATCH_GRID = 240, 480  # of N and of B
+BEHIND = 0.005  # shares that the grid cannot tell from none
 SMALLEST, LARGEST = 1 / 60, 6.0  # N on the grid, against the cheapest
 BATCHES = 8.0  # largest B against its own B_crit
 DEAR = 10.0  # most compute on the grid, against the least
@@ -69,18 +70,14 @@ class Plane:
 def nondominated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Bool mask of points that no other equals or beats in both with one of them strictly; of equal points all."""
     x, y = np.asarray(x, float), np.asarray(y, float)
+    if not len(x):
+        return np.zeros(0, bool)
     order = np.lexsort((y, x))
-    result = np.zeros(len(x), bool)
-    below = np.inf  # least y at smaller x
-    start = 0
     xs, ys = x[order], y[order]
-    while start < len(order):
-        end = np.searchsorted(xs, xs[start], side="right")
-        if ys[start] < below:
-            best = ys[start:end] == ys[start]
-            result[order[start:end][best]] = True
-            below = ys[start]
-        start = end
+    start = np.searchsorted(xs, xs, side="left")  # of each point's own x; its least y stands there
+    smaller = np.append(np.inf, np.minimum.accumulate(ys))[start]  # least y at smaller x
+    result = np.zeros(len(x), bool)
+    result[order] = (ys == ys[start]) & (ys < smaller)
     return result
 
 
@@ -94,7 +91,7 @@ def minimum_tokens(law: Mapping, n: float, tokens: float, batch: float, loss_at)
     """D_min of a run of `tokens` at `batch` (tokens): D = D_min (1 + B / B_crit(D_min)), by bisection in ln D_min.
     loss_at(D_min): the loss there, for laws written in it."""
     low, high = math.log(tokens) - 30.0, math.log(tokens)
-    for _ in range(100):
+    for _ in range(50):
         middle = (low + high) / 2
         d = math.exp(middle)
         needed = d * (1 + batch / float(critical_at(law, n, d, loss_at(d))))
@@ -115,7 +112,7 @@ def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, sma
     bound = critical_at(critical, params, minimum, target)
     usable = bound[6 * params * minimum < DEAR * 6 * cheapest * float(loss.tokens_for(target, cheapest))]
     largest = max(BATCHES * float(usable.max()), 4 * smallest_batch)
-    batch = np.geomspace(smallest_batch, largest, GRID)
+    batch = np.geomspace(smallest_batch, largest, BATCH_GRID)
     n, d, b, c = (a.ravel() for a in np.broadcast_arrays(params[:, None], minimum[:, None], batch, bound[:, None]))
     tokens = d * (1 + b / c)
     flops = 6 * n * tokens
@@ -172,10 +169,9 @@ def curves(plane: Plane, ratios: tuple[float, ...] = (5, 20, 80, 320), points: i
 
 def place(plane: Plane, flops: float, seconds: float) -> dict:
     """How far a run of the same loss lies behind the front: least time at its compute, least compute in its time.
-    {"excess_time", "excess_compute": shares, 0 on the front, "dominated": bool}."""
+    {"excess_time", "excess_compute": shares, 0 on the front, "dominated": whether either is more than 0.5 %}."""
     slack = 1 + 1e-9
     fast = plane.seconds[plane.flops <= flops * slack].min(initial=seconds)
     cheap = plane.flops[plane.seconds <= seconds * slack].min(initial=flops)
     excess = {"excess_time": max(seconds / fast - 1, 0.0), "excess_compute": max(flops / cheap - 1, 0.0)}
-    beaten = bool(((plane.flops < flops / 1.01) & (plane.seconds < seconds / 1.01)).any())
-    return {**excess, "dominated": beaten}
+    return {**excess, "dominated": max(excess.values()) > BEHIND}

@@ -21,7 +21,7 @@ def as_table(recipe: Mapping) -> str:
     parts += [_pareto(recipe.get("pareto")), _beyond(recipe), [line for note in recipe["notes"] for line in _note(note)]]
     command = " ".join(["hyperlaw train", *recipe["overrides"]])
     parts += [[" \\\n    ".join(textwrap.wrap(command, 108, break_on_hyphens=False, break_long_words=False))]]
-    parts += [[f"wrote {', '.join(recipe['files'])}"]] if recipe.get("files") else []
+    parts += [[f"wrote {file}" for file in recipe["files"]]] if recipe.get("files") else []
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
@@ -104,7 +104,7 @@ def _pareto(found: Mapping | None) -> list[str]:
         rows.append(("target", *_run(own, scale)))
     title = f"time against compute at loss {found['loss']:.4f}: N, D and batch that no other beats in both"
     lines = [title, *_aligned(rows)]
-    if own and (own["excess_time"] > 0.005 or own["excess_compute"] > 0.005):
+    if own and own["dominated"]:
         lines.append(
             f"the target takes {_percent(own['excess_time'])} more time than the fastest of its compute, or "
             f"{_percent(own['excess_compute'])} more compute than the cheapest in its time"
