@@ -59,7 +59,7 @@ def schedules(path: Any, plan: Any) -> Any:
 
 def collapse(path: Any, curves: list, options: Any) -> Any:
     """Losses and normalised losses against the share of the run, one colour a group."""
-    from analysis.curves.collapse import finished, grouped, normalised
+    from analysis.curves.normalised import finished, grouped, normalised
 
     done = [c for c in curves if finished(c)]
     groups = grouped(done, options.groups)

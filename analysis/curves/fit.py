@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.columns import SETTINGS
-from analysis.curves import collapse, figures
+from analysis.curves import figures, normalised
 from analysis.curves.law import CurveLaw, fit_law
 from analysis.curves.options import Options
 from analysis.curves.read import Curve, curves
@@ -30,7 +30,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "curves") -> FitR
     check_ids(found, options)
     result = FitResult(analysis, notes=notes)
     if options.law == "collapse":
-        return collapse.analyse(found, options, result)
+        return normalised.analyse(found, options, result)
     for key, members in parts(found, options.by).items():
         for name in ("annealing", "multi_power") if options.law == "both" else (options.law,):
             _fit_part(members, dict(key), name, options, result)

@@ -37,7 +37,7 @@ BODY = {
     "multi_power": "L0 + A * S1^-alpha - sum over k of B * (lr_[k-1] - lr_k) * (1 - (C * lr_k^-gamma * S_k + 1)^-beta)",
 }
 LEAST = 4  # losses beyond the parameters that a fit needs
-NO_SHIFT = 0.2  # significance above which the noise of losses explains what refits without a run miss
+NO_SHIFT = 0.1  # significance above which the noise of losses explains what refits without a run miss
 
 
 @dataclass
