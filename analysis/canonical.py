@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.columns import CANONICAL, FURTHER, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES
 from analysis.errors import UserError, nearest
 
+LARGEST = 1e100  # of any size: products of three of them are finite
 # Parameterizations that leave LR and weight decay of the hidden matrices as they are.
 PLAIN = ("standard", "standard_embedding")
 
@@ -50,13 +51,13 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
         if name in df:
             df[name] = _number(df[name], name)
     for name in POSITIVE:
-        if name in df and (bad := (df[name] <= 0) | np.isinf(df[name])).any():
+        if name in df and (bad := (df[name] <= 0) | (df[name] > LARGEST)).any():
             raise UserError(
                 f"{name} is not above 0 and finite in {int(bad.sum())} of {len(df)} rows; mend the table or filter with "
                 "where=."
             )
-    if "weight_decay" in df and (df["weight_decay"] < 0).any():
-        raise UserError("weight_decay is below 0 in some rows; mend the table or filter with where=.")
+    if "weight_decay" in df and ((df["weight_decay"] < 0) | np.isinf(df["weight_decay"])).any():
+        raise UserError("weight_decay is below 0 or infinite in some rows; mend the table or filter with where=.")
     df.attrs["notes"] = list(dict.fromkeys([*df.attrs.get("notes", []), *_status(df)]))
     if parameterization is not None:
         filled = df["parameterization"].fillna(parameterization) if "parameterization" in df else parameterization
@@ -186,5 +187,5 @@ def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> None:
 
 
 def _fill(df: pd.DataFrame, name: str, values: pd.Series | None) -> None:
-    if values is not None and values.notna().any():
+    if values is not None and (values := values.mask(np.isinf(values))).notna().any():  # a product may overflow
         df[name] = df[name].fillna(values) if name in df else values

@@ -53,11 +53,15 @@ def reduce(df: pd.DataFrame, found: Partition, names: Sequence[str]) -> Partitio
 def _reduce(df: pd.DataFrame, s: Slice, names: Sequence[str]) -> tuple[Slice, int]:
     other = np.log(df[list(names)].to_numpy(float)[s.rows])
     tuned = combine(*[cluster(np.exp(column), tolerance=SAME_TUNED) for column in s.x.T])
-    firsts, losses, missed = [], [], 0
+    firsts, losses, lost, missed = [], [], [], 0
     bad = censored(s.loss, s.diverged) | ~np.isfinite(other).all(axis=1)
     for code in np.unique(tuned):
         here = np.flatnonzero((tuned == code) & ~bad)
-        if len(here):
+        lost.append(not len(here))
+        if not len(here):  # every run diverged: so has the value
+            firsts.append(np.flatnonzero(tuned == code)[0])
+            losses.append(np.nan)
+        else:
             best = here[s.loss[here].argmin()]
             fitted = _best(other[here], s.loss[here], s.seed[here])
             missed += fitted is None
@@ -68,7 +72,7 @@ def _reduce(df: pd.DataFrame, s: Slice, names: Sequence[str]) -> tuple[Slice, in
         s,
         x=s.x[rows],
         loss=np.array(losses, float),
-        diverged=np.zeros(len(rows), bool),
+        diverged=np.array(lost, bool),
         seed=np.full(len(rows), -1),
         block=s.block[rows],
         rows=s.rows[rows],

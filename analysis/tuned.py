@@ -45,6 +45,8 @@ def fit_tuned(optima: list[Optimum], held: np.ndarray, target: int, name: str, a
     known = [p for p in wanted if optima and all(finite(at.get(p)) for at in values)]
     if missing := [p for p in wanted if p not in known and (named or any(p in at for at in values))]:
         notes.append(f"{', '.join(missing)} is not known in every slice: no predictor.")
+    elif not known and optima:
+        notes.append(f"{', '.join(wanted)} is not in the table: the law is one number.")
     if len(optima) < 2:
         few = f"{len(optima)} interior optimum, no law." if optima else "no interior optimum, no law."
         return Tuned(notes=[*notes, few])
@@ -132,9 +134,8 @@ def _unheld(optima: list[Optimum], predictors: list[str]) -> list[str]:
 
 
 def _bent(optima: list[Optimum], options: Options) -> list[str]:
-    """What bent basins do to these optima (analysis/bend.py)."""
-    bent = options.estimator == "shape" or (options.window == "auto" and options.estimator == "quadratic")
-    return bend.note(optima) if bent else []
+    """What bent basins, and single runs, do to these optima (analysis/bend.py)."""
+    return bend.note(optima, options.window) if options.estimator in ("quadratic", "shape") else []
 
 
 def _ranges(values: list[dict], names: set[str]) -> dict:

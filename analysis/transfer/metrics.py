@@ -59,6 +59,8 @@ def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
         summary.append({"line": line.name, "scales": len(good.optima), **{k: _short(law["parameters"][k]) for k in SHOWN}})
     if without:
         result.notes.append(f"{without} lines of two scales or more have fewer than two interior optima: no metrics.")
+    if not result.laws and not without:
+        result.notes.append(f"no line of two scales along {options.scale}: no metrics.")
     if summary:
         result.tables[f"transfer of {options.tuned} along {options.scale} (value, interval)"] = pd.DataFrame(summary)
     if rows:
@@ -98,6 +100,9 @@ def _law(
             notes.append("R_inf is not bounded on both sides: these scales allow a loss without an asymptote.")
     last = [row["sensitivity"] for row in rows if row["line"] == line.name and row["sensitivity"] is not None]
     parameters["sensitivity"] = NONE | {"value": last[-1] if last else None}
+    if not last:
+        notes.append("no sensitivity: no interval was measured by this slice and all others (interval=[low,high] names "
+                     "one), or runs diverged and initial_loss= is not known.")  # fmt: skip
     n = line.scale
     return {
         "form": FORM.format(tuned=options.tuned, scale=options.scale),
