@@ -13,9 +13,9 @@ exponent of LR in tokens from 0.20 to 0.25 (reported: 0.31), outside of what qua
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from analysis import shape
+from analysis import leverage, shape
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
 from analysis.surface import censored, design, pairs
 from analysis.window import JOINT, Rows, lowest_rows, share_bend
@@ -137,7 +137,7 @@ def _optimum(o, r: Rows, at: int, basins, found: shape.Average, noise, shared: S
     curve = replace(curve, level=float(means.mean()))
     verdict = "interior" if inside(o.slice, best) else "edge"
     se = np.sqrt(np.maximum(variance, 0.0)) if verdict == "interior" and dof > 0 else np.full(len(best), np.nan)
-    half = stats.t.ppf((1 + level) / 2, max(dof, 1e-9)) * se
+    half = special.stdtrit(max(dof, 1e-9), (1 + level) / 2) * se
     return replace(
         o,
         verdict=verdict,
@@ -158,16 +158,17 @@ def _optimum(o, r: Rows, at: int, basins, found: shape.Average, noise, shared: S
     )
 
 
-def note(optima: list) -> list[str]:
-    """A line for the law of these optima where their basins are bent."""
+def note(optima: list, window: str | float = "auto") -> list[str]:
+    """Lines for the law of these optima: bent basins, and optima that hang on one run."""
     shaped = sum(o.shape is not None for o in optima)
     if shaped:
         return [f"the basins are bent: {shaped} of {len(optima)} optima come from the shape that the slices share."]
+    lines = leverage.note(optima)
     bent = sum(bool(o.used.sum() < (~censored(o.slice.loss, o.slice.diverged)).sum()) for o in optima)
-    if not bent:
-        return []
-    known = "estimator=shape takes the bend into account" if optima[0].slice.x.shape[1] > 1 else "exponents less"
-    return [
-        f"the basin is bent in {bent} of {len(optima)} slices, whose outer values are left out: optima and coefficient may "
-        f"be off by up to 1/4 octave; {known}."
-    ]
+    if bent and window == "auto":
+        known = "estimator=shape takes the bend into account" if optima[0].slice.x.shape[1] > 1 else "exponents less"
+        lines.append(
+            f"the basin is bent in {bent} of {len(optima)} slices, whose outer values are left out: optima and coefficient "
+            f"may be off by up to 1/4 octave; {known}."
+        )
+    return lines

@@ -2,7 +2,7 @@
 shared."""
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 LACK_OF_FIT = 0.05
 ROUNDING = 1e-9  # relative to the loss: no table is more exact
@@ -30,7 +30,7 @@ def choose(residual: tuple[float, int], seeds: tuple[float, int]) -> tuple[float
     if seeds[1] == 0:
         return residual
     lack, dof = residual[0] - seeds[0], residual[1] - seeds[1]
-    if dof > 0 and seeds[0] > 0 and stats.f.sf(lack / dof / (seeds[0] / seeds[1]), dof, seeds[1]) < LACK_OF_FIT:
+    if dof > 0 and seeds[0] > 0 and special.fdtrc(dof, seeds[1], lack / dof / (seeds[0] / seeds[1])) < LACK_OF_FIT:
         return residual
     return seeds
 

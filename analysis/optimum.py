@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import interpolate, stats
+from scipy import interpolate, special
 
 from analysis import bend
 from analysis.errors import UserError
@@ -152,8 +152,8 @@ def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: flo
     if dof > 0:
         shape, spread = surface.beta[1:], surface.spread[1:, 1:] * variance
         f = shape @ np.linalg.solve(spread, shape) / len(shape)
-        shaped = stats.f.sf(f, len(shape), dof) < 1 - level
-        resolved = abs(curvature) > stats.t.ppf((1 + level) / 2, dof) * unit * np.sqrt(variance)
+        shaped = special.fdtrc(len(shape), dof, f) < 1 - level
+        resolved = abs(curvature) > special.stdtrit(dof, (1 + level) / 2) * unit * np.sqrt(variance)
     if not shaped:
         return "flat", False
     outside, convex = not _inside(s, surface.vertex), curvature > 0
@@ -172,11 +172,13 @@ def _inside(s: Slice, log_value: np.ndarray) -> bool:
     bad = censored(s.loss, s.diverged)
     for i, value in enumerate(log_value):
         x = s.x[:, i]
-        low, high = x.min(), x.max()
         if len(log_value) == 1:
             best = x[~bad][s.loss[~bad].argmin()]
             lost = np.setdiff1d(x[bad], x[~bad])
-            low, high = max([low, *lost[lost < best]]), min([high, *lost[lost > best]])
+            low, high = max([x.min(), *lost[lost < best]]), min([x.max(), *lost[lost > best]])
+        else:
+            low, high = x[~bad].min(), x[~bad].max()
+            low, high = max(x[bad & (x < low)], default=low), min(x[bad & (x > high)], default=high)
         if not low <= value <= high:
             return False
     return True
@@ -184,7 +186,7 @@ def _inside(s: Slice, log_value: np.ndarray) -> bool:
 
 def _interval(surface, se, variance, dof, bootstrap, level, rng) -> tuple[np.ndarray, np.ndarray]:
     if not bootstrap:
-        half = stats.t.ppf((1 + level) / 2, dof) * se
+        half = special.stdtrit(dof, (1 + level) / 2) * se
         return surface.vertex - half, surface.vertex + half
     root = np.linalg.cholesky(surface.spread + 1e-14 * np.trace(surface.spread) * np.eye(len(surface.beta)))
     scale = np.sqrt(variance * dof / rng.chisquare(dof, bootstrap))

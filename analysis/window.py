@@ -16,7 +16,7 @@ window=none: always the whole slice. window=0.05: rows up to 1.05 times the lowe
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.surface import design, pairs
 
@@ -87,7 +87,7 @@ def cubic_chance(rows: Rows) -> float | None:
         return None
     negligible = len(loss) * (1e-9 * np.abs(loss).max()) ** 2  # rounding, where a table is free of noise
     f = max(without - with_, 0.0) / (dof2 - dof3) / (max(with_, negligible) / dof3)
-    return float(stats.f.sf(f, dof2 - dof3, dof3))
+    return float(special.fdtrc(dof2 - dof3, dof3, f))
 
 
 def _rss(u: np.ndarray, loss: np.ndarray, seed: np.ndarray, degree: int) -> tuple[float, int]:
@@ -98,8 +98,8 @@ def _rss(u: np.ndarray, loss: np.ndarray, seed: np.ndarray, degree: int) -> tupl
 
 
 def _stouffer(chances: np.ndarray) -> float:
-    z = np.clip(stats.norm.isf(chances), -CAP, CAP)
-    return float(stats.norm.sf(z.sum() / np.sqrt(len(z))))
+    z = np.clip(-special.ndtri(chances), -CAP, CAP)
+    return float(special.ndtr(-z.sum() / np.sqrt(len(z))))
 
 
 def _shrink(rows: Rows) -> None:

@@ -53,7 +53,7 @@ CASES = {
 }
 
 
-def measure(case: str | Plan, draws: int, seed: int = 0, estimator: str | None = None) -> dict:
+def measure(case: str | Plan, draws: int, seed: int = 0, estimator: str | None = None, window="auto") -> dict:
     """Shares of draws whose interval holds the truth, median widths, biases and r.m.s. errors of the laws' parameters
     (of the coefficient: in natural log) in two stages and in one ("joint ..."), and of the slices' optima. estimator:
     of the optima; by default quadratic, and shape for bent basins of several hyper-parameters."""
@@ -65,10 +65,10 @@ def measure(case: str | Plan, draws: int, seed: int = 0, estimator: str | None =
     for draw in range(draws):
         table = sweep(plan, rng)
         slices = cut(table, plan)
-        optima = find_optima(slices, estimator, bootstrap=0, level=LEVEL)
-        laws = {"": _two_stages(optima, plan), "joint ": _one_stage(slices, optima, plan)}
+        optima = find_optima(slices, estimator, window, bootstrap=0, level=LEVEL)
+        laws = {"": two_stages(optima, plan), "joint ": one_stage(slices, optima, plan)}
         if draw % 4 == 0:
-            laws["argmin "] = _two_stages(find_optima(slices, "argmin", bootstrap=0), plan)
+            laws["argmin "] = two_stages(find_optima(slices, "argmin", bootstrap=0), plan)
         for way, group in laws.items():
             for name, law in group.items():
                 _note(found, way, plan, name, law)
@@ -83,7 +83,8 @@ def measure(case: str | Plan, draws: int, seed: int = 0, estimator: str | None =
     return _summary(found) | {"interior": interior / draws / (len(plan.params) * len(plan.tpp)), "draws": draws}
 
 
-def _two_stages(optima, plan: Plan) -> dict[str, dict]:
+def two_stages(optima, plan: Plan) -> dict[str, dict]:
+    """{name: parts of a LAW} of the interior optima."""
     inside = [o for o in optima if o.verdict == "interior"]
     if len(inside) < 2:
         return {}
@@ -95,7 +96,8 @@ def _two_stages(optima, plan: Plan) -> dict[str, dict]:
     return laws
 
 
-def _one_stage(slices, optima, plan: Plan) -> dict[str, dict]:
+def one_stage(slices, optima, plan: Plan) -> dict[str, dict]:
+    """{name: parts of a LAW} of the joint fit."""
     wanted = {name: [p for p, _ in exponents] for name, (_, exponents) in plan.laws.items()}
     return dict(zip(plan.laws, fit_joint(slices, wanted, LEVEL, optima=optima, heldout=None), strict=False))
 
@@ -117,7 +119,7 @@ def _summary(found: dict) -> dict:
     for name, rows in found.items():
         error, low, high = np.array(rows).T
         result["bias"][name], result["rms_error"][name] = float(error.mean()), float(np.sqrt((error**2).mean()))
-        if np.isfinite(low + high).any() or name.startswith("optimum"):
+        if not name.startswith("argmin ") and (np.isfinite(low + high).any() or name.startswith("optimum")):
             result["coverage"][name] = float(((low <= 0) & (high >= 0)).mean())
             result["width"][name] = float(np.median(high - low))
     return result

@@ -6,6 +6,7 @@ of a slice is a power law of N and D, with scatter of its own; grids lie off the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,7 @@ def stairs(z: np.ndarray) -> np.ndarray:
 BASINS: dict[str, Callable] = {"bowl": bowl, "blow_up": blow_up, "plateau": plateau, "shelf": shelf, "stairs": stairs}
 
 
+@cache
 def center(basin: Callable) -> float:
     """Where the basin is lowest, octaves."""
     z = np.linspace(-3, 3, 60_001)
