@@ -43,20 +43,27 @@ def figures(name: str, law: dict, group, fitted) -> dict:
 
 
 def _losses(path, law: dict, group):
-    """Loss against D (against N where D does not vary), one colour for each N (at most 8 of them carry lines)."""
+    """Loss against D (against N where D does not vary), coloured by N; at most 8 N carry lines."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
     from analysis.loss.predict import loss_at
 
     along_n = "B" not in law["parameters"]
     x, other = (group.params, group.tokens) if along_n else (group.tokens, group.params)
-    levels = np.unique(other.round(-3) if other.min() > 1e5 else other)
-    lined = levels[np.unique(np.linspace(0, len(levels) - 1, min(MOST_LINES, len(levels))).round().astype(int))]
-    colours = style.ordered(len(lined))
+    lined = _levels(other)
+    shown = slice(None, None, max(1, len(x) // MOST_POINTS))
     fig = style.figure(style.COLUMN * 1.5, 3.0)
     with style.style():
         ax = fig.subplots()
-        shown = slice(None, None, max(1, len(x) // MOST_POINTS))
-        nearest = np.abs(np.log(other[shown, None] / lined)).argmin(axis=1)
-        ax.scatter(x[shown], group.loss[shown], s=7, c=[colours[k] for k in nearest], linewidths=0, alpha=0.75)
+        dots = {"s": 7, "linewidths": 0, "alpha": 0.75}
+        if len(lined) > 1:
+            map_, norm = colormaps["viridis"], LogNorm(lined[0], lined[-1] ** 1.18 / lined[0] ** 0.18)  # no pale yellow
+            colours = [map_(norm(value)) for value in lined]
+            ax.scatter(x[shown], group.loss[shown], c=other[shown], cmap=map_, norm=norm, **dots)
+        else:
+            colours = style.CATEGORIES[:1]
+            ax.scatter(x[shown], group.loss[shown], color=colours[0], **dots)
         for value, colour in zip(lined, colours, strict=True):
             near = np.abs(np.log(other / value)) <= np.abs(np.log(other[:, None] / lined)).min(axis=1) + 1e-9
             reach = np.geomspace(x[near].min(), x[near].max(), 60) if near.any() else x[:1]
@@ -71,6 +78,13 @@ def _losses(path, law: dict, group):
         if ax.get_legend_handles_labels()[0]:
             ax.legend(title=style.label(law["predictors"][0]), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return style.save(fig, path)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """The values that carry lines: those there are where they are few, else as many in equal ratios."""
+    levels = np.unique(values)
+    levels = levels[np.r_[True, np.diff(np.log(levels)) > 0.02]]
+    return levels if len(levels) <= MOST_LINES else np.geomspace(levels[0], levels[-1], MOST_LINES)
 
 
 def _residuals(path, group, residual: np.ndarray):
@@ -96,6 +110,6 @@ def _plain(axis) -> None:
     """2, 2.5, 3 rather than powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.2, 2.5, 2.8, 3.0, 3.5, 4.0, 5.0, 7.0)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
