@@ -8,6 +8,8 @@ parameters, r2, n, objective, heldout, method) every power law carries what a pr
     covariance   matrix of (log coefficient, exponents...), natural log; null if it is unknown (as many optima as
                  parameters)
     scatter      residual s.d. of the optima about the law, natural log; null if it is unknown
+    true_scatter s.d. of the true optima about the law: scatter with the runs' noise taken off, at least 0 (without the F
+                 test below); what a prediction adds to the error of the law
     dof          degrees of freedom of covariance and scatter (Student t); 0 where they are unknown
     level        probability content of every interval of this law (0.8: from 10 % to 90 %)
     range        {params, tokens, tpp, batch_size, predictors: {"low":, "high":}} over the slices behind the law
@@ -61,6 +63,7 @@ class PowerLaw:
     dof: float
     rss: float
     r2: float | None
+    true_scatter: float | None = None
 
     def log_at(self, values: Sequence[Mapping[str, float]]) -> np.ndarray:
         """Natural log of the law at each of `values` ({predictor: value})."""
@@ -116,7 +119,7 @@ def fit_power_law(
         return PowerLaw(tuple(predictors), beta, None, None, 0.0, rss, r2)
     maker = np.eye(n) - x @ solver
     noise = ROUNDING**2 * np.eye(n) + (0.0 if own is None else own)
-    scatter = max(0.0, (rss - (maker * noise).sum()) / dof)
+    scatter = true = max(0.0, (rss - (maker * noise).sum()) / dof)
     if own_dof > 0 and stats.f.sf(rss / (maker * noise).sum(), dof, own_dof) > NO_SCATTER:
         scatter = 0.0
     variance = noise + scatter * np.eye(n)
@@ -128,7 +131,7 @@ def fit_power_law(
         inflation = (inflation * effective + own_dof) / (effective + own_dof)
         effective += own_dof
     covariance = solver @ variance @ solver.T * inflation
-    return PowerLaw(tuple(predictors), beta, covariance, float(np.sqrt(rss / dof)), effective, rss, r2)
+    return PowerLaw(tuple(predictors), beta, covariance, float(np.sqrt(rss / dof)), effective, rss, r2, float(np.sqrt(true)))
 
 
 def largest_scales(flops: np.ndarray, fraction: float = 0.25) -> np.ndarray:
@@ -163,6 +166,7 @@ def as_dict(law: PowerLaw, level: float) -> dict:
         "predictors": list(law.predictors),
         "covariance": None if law.covariance is None else law.covariance.tolist(),
         "scatter": finite(law.scatter),
+        "true_scatter": finite(law.true_scatter),
         "dof": law.dof,
         "level": level,
     }

@@ -141,7 +141,7 @@ def _check_keys(entry: dict, where: str, objects: tuple[str, ...]) -> None:
     for key in objects:
         if entry.get(key) is not None and not isinstance(entry[key], dict):
             raise UserError(f'{where}, "{key}" must be an object.')
-    for key in ("value", "low", "high", "loss", "n", "r2", "scatter", "dof", "level"):
+    for key in ("value", "low", "high", "loss", "n", "r2", "scatter", "true_scatter", "dof", "level"):
         if not _numbers([entry.get(key)]):
             raise UserError(f'{where}, "{key}" must be a number or null.')
 

@@ -2,9 +2,10 @@
 
     ln y = ln c + sum_k e_k ln x_k,   interval: ln y +- t_dof sqrt(u' C u + scatter^2),   u = (1, ln x_1, ...)
 
-C is the covariance of (ln c, e_1, ...) and scatter the residual standard deviation of the optima about the law: a new
-scale misses the law by both. A law without C (written by hand, or published) gives the interval from its parameters'
-own low and high, taken as independent, and a note says so.
+C is the covariance of (ln c, e_1, ...) and scatter that of the true optima about the law: a new scale misses the law by
+both. (`true_scatter` of the law; where it has none, `scatter`, which holds the noise of the optima's runs too.) A law
+without C (written by hand, or published) gives the interval from its parameters' own low and high, taken as independent,
+and a note says so.
 """
 
 import math
@@ -90,7 +91,7 @@ def _half_widths(law: Mapping, parameters: list[Mapping], u: np.ndarray, level: 
         shifts = np.stack([end * u[..., k] for end in ends])
         down, up = down + np.minimum(shifts.min(0), 0) ** 2, up + np.maximum(shifts.max(0), 0) ** 2
     if not np.any(down) and not np.any(up):
-        if law.get("scatter"):
+        if scatter and law.get("scatter") is not None:
             half = np.full(u.shape[:-1], quantile * scatter)
             return half, half, "interval from the scatter alone, so it is too narrow"
         nothing = np.full(u.shape[:-1], np.nan)
@@ -102,8 +103,9 @@ def _half_widths(law: Mapping, parameters: list[Mapping], u: np.ndarray, level: 
 
 
 def scatter_of(law: Mapping) -> tuple[float, str | None]:
-    """Residual s.d. in natural log; not given: from the held-out error (normal: s.d. = mean |error| sqrt(pi/2))."""
-    scatter = law.get("scatter")
+    """S.d. in natural log; not given: from the held-out error (normal: s.d. = mean |error| sqrt(pi/2))."""
+    scatter = law.get("true_scatter")
+    scatter = law.get("scatter") if scatter is None else scatter
     if scatter is not None:
         return float(scatter), None
     error = (law.get("heldout") or {}).get("mean_abs_log_error")
