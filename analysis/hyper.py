@@ -16,6 +16,7 @@ from analysis.prepare import prepare
 from analysis.query import mask
 from analysis.result import FitResult
 from analysis.slices import Partition, partition
+from analysis.stages import drawn_law, draws, joint_laws, side_by_side
 from analysis.tuned import fit_tuned, given, unit
 from analysis.views import slice_views
 
@@ -81,6 +82,8 @@ def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis
     """Appends laws, optima, notes, tables and slices of one combination of settings."""
     inside = [o for o in optima if o.verdict == "interior"]
     held = _held_out(inside, options)
+    joint = joint_laws(optima, held, analysis, options) if options.stage != "two" else {}
+    points = draws(inside, options) if options.stage == "both" else None
     predictions, own = {}, []
     for i, column in enumerate(optima[0].slice.targets):
         name = "batch_size" if column == "batch_tokens" else column
@@ -89,6 +92,10 @@ def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis
         result.notes += [f"{what}: {line}" for line in (*tuned.notes, *tuned.lines)]
         if tuned.comparison is not None and not tuned.comparison.empty:
             result.tables[f"{what}: predictors, each set on the same {len(inside)} optima"] = tuned.comparison
+        if options.stage == "both" and name in joint and tuned.law is not None:
+            beside = side_by_side(tuned.law, joint[name], drawn_law(points, inside, i, tuned.law), options.level)
+            if len(beside):
+                result.tables[f"{what}: two-stage (the law), joint and resampled"] = beside
         if tuned.predicted is not None:
             predictions[i] = tuned.predicted
         if tuned.law is not None:
@@ -98,6 +105,10 @@ def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis
         excess = _excess(inside, held, np.stack([predictions[i] for i in sorted(predictions)], axis=1))
         for law in own:
             law["heldout"]["mean_excess_loss"] = excess
+    if options.stage == "joint":
+        if own and not joint:
+            result.notes.append(f"{settings or analysis}: no joint fit of these slices; the laws are those of two stages.")
+        own = [law | joint.get(law["name"], {}) for law in own]
     result.laws += own
     out = {id(o) for o, heldout in zip(inside, held, strict=True) if heldout}
     for o in optima:

@@ -21,6 +21,7 @@ PREDICTORS = {
     "lr_batch": {"lr": ["params", "tokens"], "batch_size": ["tokens"]},
 }
 HOLDS = ("auto", "weight_decay", "tau", "lr")
+STAGES = ("two", "joint", "both")
 UNITS = ("auto", "sequences", "tokens")
 
 
@@ -62,6 +63,8 @@ class Options(Keys):
     profile         hyper-parameters re-tuned at each batch: their best value is taken there; auto: where they are
                     swept at each
     unit            of the batch: sequences, tokens or auto
+    stage           two: optima, then a law of them; joint: the law from all losses at once (analysis/joint.py); both: the
+                    law of two, joint beside it in a table (analysis/stages.py)
     compare         whether each law is set beside others of the same optima in other predictors (analysis/compare.py)
     """
 
@@ -72,6 +75,7 @@ class Options(Keys):
         "hold": one_of("hold", *HOLDS),
         "profile": (_profile, "give auto, none, or a list such as profile=[lr]"),
         "unit": one_of("unit", *UNITS),
+        "stage": one_of("stage", *STAGES),
         "compare": (yes_or_no, "give true or false"),
     }
     NULLABLE: ClassVar[tuple[str, ...]] = ("heldout", "window")
@@ -82,6 +86,7 @@ class Options(Keys):
     hold: str = "auto"
     profile: str | list[str] = "auto"
     unit: str = "auto"
+    stage: str = "both"
     compare: bool = True
 
     def predictors_of(self, analysis: str, law: str) -> tuple[list[str], bool]:

@@ -142,7 +142,7 @@ def test_weight_decay_from_a_foreign_table_by_the_command_line(tmp_path):
         assert law["parameters"][name]["value"] == pytest.approx(expected, abs=0.05)
     assert any("N is needed beside tokens and batch size" in line for line in result.notes)
     assert "params + batch_size" in printed(result) and save(result, tmp_path / "laws")
-    assert by_words(parse([*words, "compare=false"])).tables == {}
+    assert by_words(parse([*words, "compare=false", "stage=two"])).tables == {}
 
 
 @pytest.mark.parametrize("predictors", [["flops"], ["loss"], ["tpp"], ["params", "tokens"], ["tokens", "loss"]])
@@ -160,7 +160,7 @@ def test_every_predictor_works(analysis, predictors):
     law = result.laws[0]
     assert law["predictors"] == predictors and law["heldout"]["mean_abs_log_error"] is not None
     assert all(law["parameters"][name]["low"] is not None for name in predictors)
-    assert len(as_json(result.laws, result.optima, result.notes, result.tables)["tables"]) == 1
+    assert len(as_json(result.laws, result.optima, result.notes, result.tables)["tables"]) == 2
     assert all(len(line) <= 120 for line in as_text(result.laws, result.optima, result.notes, result.tables).splitlines())
 
 
@@ -170,9 +170,61 @@ def test_steplaw_lr_needs_n_and_tokens(published, window):
     N^-0.2 stands out of the noise, and halves the error on the held-out scales."""
     columns = {"params": "N", "tokens": "D", "batch_size": "batch_seqs", "loss": "smooth_loss"}
     result = fit(read_table(published("steplaw_dense"), columns), "lr_batch", {"columns": columns, "window": window})
-    lr, batch = (table.set_index("predictors") for table in result.tables.values())
+    lr, batch = (table.set_index("predictors") for title, table in result.tables.items() if "predictors" in title)
     print(window, *(line for line in result.notes if "beside" in line or "prefer" in line), sep="\n  ")
     assert lr.index[0] == "params + tokens" and lr.loc["params", "delta"] > 20 and lr.loc["tokens", "delta"] > 20
     single = batch.loc[["tokens", "params", "tpp", "flops", "loss"]]
     assert single["delta"].idxmin() == "tokens"
     assert single["held_out"].idxmin() == single["leave_one_out"].idxmin() == "tokens"
+
+
+def test_two_stages_joint_and_resampled_side_by_side():
+    from benchmarks.planted import Plan, sweep
+
+    table = sweep(Plan(), np.random.default_rng(0))
+    both, two, joint = (fit(table, "lr", {"stage": stage}) for stage in ("both", "two", "joint"))
+    title = "lr: two-stage (the law), joint and resampled"
+    rows = both.tables[title].set_index(["stage", "parameter"])
+    assert both.laws == two.laws and title not in two.tables and title not in joint.tables
+    assert joint.laws[-1]["method"] == "joint" and two.laws[-1]["method"] == "quadratic"
+    for name, truth in (("params", -0.4), ("tokens", -0.15)):
+        for stage, law in (("two-stage", two), ("joint", joint)):
+            p = law.laws[-1]["parameters"][name]
+            assert rows.loc[(stage, name), ["value", "low", "high"]].tolist() == [p["value"], p["low"], p["high"]]
+            assert p["value"] == pytest.approx(truth, abs=0.02)
+        width = rows["width"].xs(name, level="parameter")
+        assert 0.5 < width["runs resampled"] / width["two-stage"] < 1.5  # all scatter is noise here
+    assert {"range", "sampled", "given", "unit", "curvature"} <= set(joint.laws[-1])
+    argmin = fit(table, "lr", {"stage": "joint", "estimator": "argmin"})
+    assert argmin.laws[-1]["method"] == "argmin" and any("no joint fit" in note for note in argmin.notes)
+
+
+def test_resampled_runs_know_noise_but_not_scatter():
+    from benchmarks.planted import Plan, sweep
+
+    table = sweep(Plan(noise=0.0005, scatter=0.3, tpp=(5.0, 20.0, 80.0)), np.random.default_rng(1))
+    rows = next(t for k, t in fit(table, "lr", {"window": "none"}).tables.items() if "resampled" in k)
+    width = rows[rows["parameter"] == "params"].set_index("stage")["width"]
+    assert width["runs resampled"] < 0.25 * width["two-stage"]
+
+
+def test_resampled_optima_spread_as_their_noise_says():
+    """Branches of one trunk are one block: the same weight at every horizon, so optima move together."""
+    from analysis.optimum import find_optima
+    from analysis.options import Options
+    from analysis.prepare import prepare
+    from analysis.resample import resample_law, resample_optima
+    from analysis.slices import partition
+    from benchmarks.planted import Plan, sweep
+
+    rng = np.random.default_rng(2)
+    table = sweep(Plan(values=8, seeds=3, noise=0.001, params=(1e6, 4e6)), rng)
+    optima = [o for o in find_optima(partition(prepare(table, Options()), "lr").slices) if o.verdict == "interior"]
+    spread = resample_optima(optima, 2000, seed=1)[..., 0].std(axis=0)
+    assert spread / [o.se[0] for o in optima] == pytest.approx(1, abs=0.45) and spread.mean() / np.mean(
+        [o.se[0] for o in optima]
+    ) == pytest.approx(1, abs=0.2)
+    points = resample_optima(optima, 50, seed=3)
+    drawn, share = resample_law(points[..., 0], [{"params": 1e6 * 2**i} for i in range(len(optima))], ["params"])
+    assert drawn.shape == (50, 2) and share == 1
+    assert (resample_optima(optima, 50, seed=3) == points).all()
