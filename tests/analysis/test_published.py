@@ -147,8 +147,8 @@ def test_steplaw_reported_bootstrap(published):
 
 
 def test_steplaw_reported_law_against_these_optima(published):
-    """Within 10 %, quadratic lr* is 0.54 to 0.85 of the reported law (median 0.68), the batch agrees (median 1.00); the loss at the grid
-    point nearest to it is 0.10 % (at most 0.31 %) above the cell's lowest."""
+    """Within 10 %, quadratic lr* is 0.54 to 0.85 of the reported law (median 0.68), the batch agrees (median 1.00); the
+    loss at the grid point nearest to it is 0.10 % (at most 0.31 %) above the cell's lowest."""
     table = read_table(published("steplaw_dense"), STEP_LAW)
     result = fit(table, "lr_batch", {"columns": STEP_LAW, "window": 0.1})
     ratios = {"lr": [], "batch_size": []}
