@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.command import as_text, save
 from analysis.errors import UserError
 from analysis.fit import fit
 from analysis.loss.isoflop_linex import fit_linex, phi, slopes
-from analysis.loss.isoflop_minima import find_minima
+from analysis.loss.isoflop_minima import _parabola, find_minima
 from benchmarks.coverage_isoflop import BOWL, CHINCHILLA, GEMSTONES, Plan, isoflop_table, measure
 
 KEYS = {"approach3": False, "bootstrap": 50}
@@ -62,6 +63,33 @@ def test_linex_slopes_are_those_of_phi(p):
     by_z, by_p = slopes(z, p)
     assert by_z == pytest.approx((phi(z + h, p) - phi(z - h, p)) / (2 * h), abs=1e-6)
     assert by_p == pytest.approx((phi(z, p + h) - phi(z, p - h)) / (2 * h), abs=1e-4)
+
+
+def test_fiellers_ends_are_where_the_slope_is_just_told_from_zero():
+    rng = np.random.default_rng(2)
+    x = np.linspace(18.0, 20.5, 7)
+    p = _parabola(x, 3 + 0.02 * (x - 19) ** 2 + 0.004 * rng.standard_normal(7))
+    variance, t = p.rss / p.dof, stats.t.ppf(0.9, p.dof)
+    low, high = p.fieller(variance, t)
+    assert low < p.vertex < high
+    for end in (low, high):
+        direction = np.array([0.0, 1.0, 2 * (end - p.centre) / p.scale])
+        assert abs(direction @ p.beta) == pytest.approx(t * np.sqrt(variance * direction @ p.spread @ direction), rel=1e-6)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7])
+def test_noise_that_a_size_has_at_all_budgets_is_seen(rho):
+    """The spread of repeated fits of the mean of twelve minima is what the covariance says."""
+    rng = np.random.default_rng(3)
+    x, budgets = np.linspace(-1.5, 1.5, 9), 12
+    codes, means, said = [np.arange(9)] * budgets, [], []
+    for _ in range(200):
+        own = np.sqrt(rho) * rng.standard_normal(9)
+        losses = [3 + 0.05 * x**2 + 0.003 * (own + np.sqrt(1 - rho) * rng.standard_normal(9)) for _ in range(budgets)]
+        found = find_minima([x] * budgets, losses, "parabola", None, codes=codes)
+        means.append(np.mean([m.fitted for m in found.each]))
+        said.append(np.sqrt(found.own.mean()))
+    assert np.median(said) == pytest.approx(np.std(means), rel=0.2)
 
 
 def test_verdicts():
