@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import laws_io, report
+from analysis.curves.read import read_curves
 from analysis.errors import UserError, nearest
 from analysis.fit import fit as fit_laws
-from analysis.foreign import read_export, read_wandb
+from analysis.foreign import read_export, read_wandb, read_wandb_curves
 from analysis.recommend import recommend as recommend_from
 from analysis.request import options
 from analysis.result import FitResult
@@ -59,7 +60,16 @@ def fit(given: Mapping[str, Any]) -> FitResult:
     given.pop("out", None)
     name = given.pop("analysis", None)
     chosen = options(name, given)
-    return fit_laws(read({**source, "columns": chosen.get("columns")}), str(name), chosen)
+    table = _curves(source) if str(name) == "curves" else None
+    return fit_laws(read({**source, "columns": chosen.get("columns")}) if table is None else table, str(name), chosen)
+
+
+def _curves(source: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The long table of what was logged along training, of sources that hold it (runs, wandb); None of others."""
+    given = {name: path for name, path in source.items() if path is not None}
+    if set(given) == {"runs"}:
+        return read_curves(given["runs"])
+    return read_wandb_curves(given["wandb"]) if set(given) == {"wandb"} else None
 
 
 def save(fitted: FitResult, out: str | os.PathLike, figures: str | os.PathLike | None = None) -> list[Path]:
