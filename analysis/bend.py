@@ -17,7 +17,7 @@ from scipy import special
 
 from analysis import leverage, shape
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
-from analysis.surface import censored, design, pairs
+from analysis.surface import censored, monomials, pairs, told
 from analysis.window import JOINT, Rows, lowest_rows, share_bend
 
 EXCESS = 0.10  # of one hyper-parameter; of several JOINT
@@ -82,13 +82,12 @@ def window_rows(s) -> Rows:
 
 
 def gather(slices: list, rows: list[Rows]) -> shape.Basins:
-    """Rows of all slices, sorted by slice; a level for each seed where design() tells them apart."""
+    """Rows of all slices, sorted by slice; a level for each seed where told() tells them apart."""
     cells, next_ = [], 0
     for s, r in zip(slices, rows, strict=True):
-        k, seed = s.x.shape[1], s.seed[r.keep]
+        seed = s.seed[r.keep]
         u = (r.x[r.keep] - r.x[r.keep].mean(axis=0)) / np.maximum(np.ptp(r.x[r.keep], axis=0), 1e-12)
-        told = design(u, seed, 2).shape[1] > 1 + k + len(pairs(k))
-        codes = np.unique(seed, return_inverse=True)[1] if told else np.zeros(len(seed), int)
+        codes = told(monomials(u, 2), seed)
         cells.append(codes + next_)
         next_ += codes.max() + 1
     owner = np.repeat(np.arange(len(slices)), [int(r.keep.sum()) for r in rows])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from analysis.surface import design, hessians, pairs, vertices
+from analysis.surface import centred, hessians, monomials, pairs, told, vertices
 
 FAR = 2.5
 RESOLVED = 0.9  # quantile of the noise
@@ -23,10 +23,11 @@ def decisive(o) -> int | None:
     s, surface = o.slice, o.surface
     if o.verdict != "interior" or surface is None or surface.dof < 1 or o.shape is not None or not np.isfinite(o.se).all():
         return None
-    full = design((s.x[surface.used] - surface.center) / surface.scale, s.seed[surface.used], 2)
-    solver = np.linalg.pinv(full)
-    residual = s.loss[surface.used] - full @ (solver @ s.loss[surface.used])
-    free = 1 - np.einsum("ij,ji->i", full, solver)
+    base = monomials((s.x[surface.used] - surface.center) / surface.scale, 2)
+    codes = told(base, s.seed[surface.used])
+    columns, y = centred(base[:, 1:], codes), centred(s.loss[surface.used][:, None], codes)[:, 0]
+    residual = y - columns @ surface.beta[1:]
+    free = 1 - np.einsum("ij,ji->i", columns, np.linalg.pinv(columns)) - 1 / np.bincount(codes)[codes]
     undetermined = free < 1e-9
     free = np.where(undetermined, 1.0, free)
     betas = surface.beta - (surface.solver * (residual / free)).T

@@ -19,10 +19,16 @@ def seed_noise(x: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> tuple[float
         return 0.0, 0
     level, seed = (np.unique(codes[repeated], return_inverse=True)[1] for codes in (level, seed))
     loss = loss[repeated]
-    design = np.column_stack([np.eye(level.max() + 1)[level], np.eye(seed.max() + 1)[seed][:, 1:]])
-    coefficients, _, rank, _ = np.linalg.lstsq(design, loss, rcond=None)
-    residual = loss - design @ coefficients
-    return float(residual @ residual), len(loss) - int(rank)
+    # Least squares on levels and seeds, the seeds eliminated: their number may be large.
+    counts = np.zeros((seed.max() + 1, level.max() + 1))
+    np.add.at(counts, (seed, level), 1.0)
+    sizes = counts.sum(axis=1)
+    share = counts / sizes[:, None]
+    means = np.bincount(seed, loss) / sizes
+    gram = np.diag(counts.sum(axis=0)) - counts.T @ share
+    effects, _, rank, _ = np.linalg.lstsq(gram, np.bincount(level, loss - means[seed]), rcond=1e-10)
+    residual = loss - effects[level] - (means - share @ effects)[seed]
+    return float(residual @ residual), len(loss) - len(sizes) - int(rank)
 
 
 def choose(residual: tuple[float, int], seeds: tuple[float, int]) -> tuple[float, int]:

@@ -121,20 +121,45 @@ def censored(loss: np.ndarray, diverged: np.ndarray) -> np.ndarray:
 
 def fit_surface(x: np.ndarray, loss: np.ndarray, seed: np.ndarray, used: np.ndarray) -> Surface | None:
     """The quadratic of the rows `used` (n,) of x (n, k), or None where they do not determine one."""
-    k = x.shape[1]
     if any(len(np.unique(column[used].round(9))) < 3 for column in x.T):
         return None
     center, scale = x[used].mean(axis=0), np.ptp(x[used], axis=0) / 2
-    matrix = design((x[used] - center) / scale, seed[used], 2)
-    p = 1 + k + len(pairs(k))
-    if np.linalg.matrix_rank(matrix) < matrix.shape[1]:
+    base = monomials((x[used] - center) / scale, 2)
+    codes = told(base, seed[used])
+    seeds = int(codes.max()) + 1
+    p = base.shape[1]
+    if len(base) < p + seeds - 1 or np.linalg.matrix_rank(base) < p:
         return None
-    solver = np.linalg.pinv(matrix)
+    solver = absorbing_solver(base, codes)
     beta = solver @ loss[used]
-    residual = loss[used] - matrix @ beta
-    return Surface(
-        center, scale, beta[:p], solver[:p], used, float(residual @ residual), len(residual) - matrix.shape[1]
-    )
+    residual = loss[used] - base @ beta
+    if seeds > 1:
+        residual = residual - (np.bincount(codes, residual) / np.bincount(codes))[codes]
+    return Surface(center, scale, beta, solver, used, float(residual @ residual), len(residual) - p - seeds + 1)
+
+
+def told(base: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """(n,) codes of the seeds, where each has rows enough to tell its offset from the monomials base (n, p); else 0."""
+    codes, counts = np.unique(seed, return_inverse=True, return_counts=True)[1:]
+    if len(counts) < 2 or counts.min() < 2 or len(base) <= base.shape[1] + len(counts) - 1:
+        return np.zeros(len(base), int)
+    return codes if np.linalg.matrix_rank(centred(base[:, 1:], codes)) == base.shape[1] - 1 else np.zeros(len(base), int)
+
+
+def centred(columns: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Columns (n, m) less their means at each code."""
+    sizes = np.bincount(codes)
+    return columns - np.stack([np.bincount(codes, c) / sizes for c in columns.T], axis=1)[codes]
+
+
+def absorbing_solver(base: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(p, n): least squares on base and an offset for each code, these adding up to zero (Frisch and Waugh)."""
+    if not codes.any():
+        return np.linalg.pinv(base)
+    slopes = np.linalg.pinv(centred(base[:, 1:], codes))
+    sizes = np.bincount(codes)
+    each = 1 / (len(sizes) * sizes[codes])  # the level is the mean of the seeds' means
+    return np.concatenate([(each - (each @ base[:, 1:]) @ slopes)[None], slopes])
 
 
 def design(u: np.ndarray, seed: np.ndarray, degree: int) -> np.ndarray:

@@ -51,7 +51,19 @@ def _curve(o: Optimum, grid: np.ndarray, i: int) -> np.ndarray | None:
     if k == 1:
         loss = np.asarray(o.curve(grid[:, None]), float)
         return loss if np.isfinite(loss).all() else None
-    if not isinstance(o.curve, Surface) or not o.curve.curvature[0] > 0:
+    if not isinstance(o.curve, Surface):
+        return _lowest_along(o, grid, i) if k == 2 else None
+    if not o.curve.curvature[0] > 0:
         return None
     points = np.stack([o.curve.best(i, value) for value in grid])
     return o.curve(points)
+
+
+def _lowest_along(o: Optimum, grid: np.ndarray, i: int) -> np.ndarray | None:
+    """A curve of two coordinates, minimised over the measured values of the other."""
+    other = o.slice.x[o.used, 1 - i]
+    values = np.linspace(other.min(), other.max(), 4 * POINTS)
+    points = np.empty((len(grid), len(values), 2))
+    points[..., i], points[..., 1 - i] = grid[:, None], values
+    loss = np.asarray(o.curve(points), float)
+    return loss.min(axis=1) if np.isfinite(loss).all() else None

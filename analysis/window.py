@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from analysis.surface import design, pairs
+from analysis.surface import centred, monomials, pairs, told
 
 OWN, TOGETHER = 0.01, 0.05  # significance of cubic terms in one slice, and in the slices of a law
 BENT = 0.2  # significance of cubic terms in the slices of a law, for analysis/bend.py
@@ -91,10 +91,12 @@ def cubic_chance(rows: Rows) -> float | None:
 
 
 def _rss(u: np.ndarray, loss: np.ndarray, seed: np.ndarray, degree: int) -> tuple[float, int]:
-    matrix = design(u, seed, degree)
-    coefficients, _, rank, _ = np.linalg.lstsq(matrix, loss, rcond=None)
-    residual = loss - matrix @ coefficients
-    return float(residual @ residual), len(loss) - int(rank)
+    base = monomials(u, degree)
+    codes = told(base, seed)
+    matrix, y = centred(base[:, 1:], codes), centred(loss[:, None], codes)[:, 0]
+    coefficients, _, rank, _ = np.linalg.lstsq(matrix, y, rcond=None)
+    residual = y - matrix @ coefficients
+    return float(residual @ residual), len(loss) - int(rank) - int(codes.max()) - 1
 
 
 def _stouffer(chances: np.ndarray) -> float:

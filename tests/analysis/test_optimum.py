@@ -7,6 +7,7 @@ import pytest
 from analysis.errors import UserError
 from analysis.fit import fit
 from analysis.noise import choose, moderated, seed_noise
+from analysis.surface import design, fit_surface
 from analysis.window import Rows, choose_windows
 
 X = 2.0 ** np.arange(-12, -4)
@@ -185,3 +186,26 @@ def test_seed_noise_and_lack_of_fit():
     assert seed_noise(np.log(X)[:, None], Z, np.zeros(8, int)) == (0.0, 0)
     assert choose((1.0, 10), (0.01, 5)) == (1.0, 10)  # the quadratic does not fit
     assert choose((0.02, 10), (0.01, 5)) == (0.01, 5)
+
+
+def test_seed_offsets_are_absorbed_as_if_each_had_a_column():
+    """Least squares with a column for each seed, and without them, by whichever way is cheap for a thousand seeds."""
+    rng = np.random.default_rng(3)
+    for n, seeds in ((30, 3), (24, 2), (40, 5)):
+        x, seed = rng.integers(0, 6, (n, 1)).astype(float), rng.integers(0, seeds, n)
+        loss = 2 + 0.01 * (x[:, 0] - 2.6) ** 2 + 0.05 * seed + 0.002 * rng.standard_normal(n)
+        surface = fit_surface(x, loss, seed, np.ones(n, bool))
+        matrix = design((x - surface.center) / surface.scale, seed, 2)
+        full = np.linalg.pinv(matrix)
+        residual = loss - matrix @ (full @ loss)
+        assert matrix.shape[1] == 3 + seeds - 1
+        assert surface.beta == pytest.approx((full @ loss)[:3]) and surface.solver == pytest.approx(full[:3], abs=1e-9)
+        assert surface.rss == pytest.approx(residual @ residual) and surface.dof == n - matrix.shape[1]
+
+
+def test_many_seeds_are_no_burden():
+    rng = np.random.default_rng(4)
+    loss = np.concatenate([2 + 0.01 * Z**2 + offset + noise(0.002, i) for i, offset in enumerate(rng.normal(0, 0.01, 2000))])
+    table = pd.DataFrame({"params": 1e6, "tokens": 2e7, "lr": np.tile(X, 2000), "loss": loss, "seed": np.arange(16000) // 8})
+    found = fit(table, "lr", {"bootstrap": 0}).optima[0]
+    assert found["verdict"] == "interior" and np.log2(found["value"]) == pytest.approx(-8.3, abs=0.01)

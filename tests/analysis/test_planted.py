@@ -36,7 +36,10 @@ def test_coverage_where_no_parabola_fits(case):
     assert result["interior"] > 0.95
 
 
-@pytest.mark.parametrize("case", ["weight decay has a shelf", "batch is dear above the critical one", "LR and batch, bent valley"])
+OTHERS = "weight decay has a shelf", "batch is dear above the critical one", "LR and batch, bent valley"
+
+
+@pytest.mark.parametrize("case", OTHERS)
 def test_coverage_of_the_other_laws(case):
     draws, low, high = FEW
     result = measure(case, draws, seed=3)

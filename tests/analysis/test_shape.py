@@ -118,6 +118,8 @@ def test_estimator_shape_takes_several_hyper_parameters():
     assert off["shape"] < 0.4 * off["quadratic"]
     result = fit(table, "lr_batch", {"estimator": "shape"})
     assert result.laws[0]["method"] == "shape" and any("shape that the slices share" in note for note in result.notes)
+    curve = result.slices[0]["curve"]
+    assert min(curve["loss"]) == pytest.approx(result.optima[0]["loss"], abs=1e-3)
 
 
 @settings(max_examples=8, deadline=None)
