@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from analysis import style
+from analysis.loss import lack
 
 MOST_POINTS = 20_000
 MOST_LINES = 8
@@ -28,7 +29,16 @@ def lines(fitted, group, options) -> list[str]:
         entry = fitted.parameters(options.level)["E"]
         if entry["low"] is None or entry["high"] is None or entry["high"] > WIDE * entry["low"]:
             found.append("E is not identified: quite other floors fit the rows as well, and far extrapolation rests on it.")
+    held = [f"{symbol} = {value:g}" for symbol, value in options.fixed.items()]
+    found += [f"not fitted: {', '.join(held)}."] if held else []
     blocks = int(group.block.max()) + 1
+    if blocks == len(group) and group.epochs is None and not options.fixed:  # a shared shift is no bend
+        chance = lack.bend(fitted.centre, group.params, group.tokens, fitted.residual)
+        if chance is not None and chance < lack.SIGNIFICANT:
+            found.append(
+                f"the residuals bend (p = {chance:.1g}): the form does not hold here, the intervals assume it, and "
+                "compute-optimal params beyond the rows may lie far outside theirs."
+            )
     if blocks < 12:
         found.append(f"{blocks} independent blocks of rows: intervals are rough.")
     return found

@@ -19,7 +19,7 @@ from analysis.loss.repeats import Problem, effective
 from analysis.loss.repeats import log_loss as repeated_loss
 from analysis.loss.resample import interval
 from analysis.request import CONFIGS
-from benchmarks.coverage_loss import measure
+from benchmarks.coverage_loss import CASES, measure
 
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2000.0, "alpha": 0.35, "beta": 0.37}
 
@@ -178,3 +178,17 @@ def test_from_the_command_line_to_figures(tmp_path):
     reread = json.loads((tmp_path / "laws" / "laws.json").read_text())["laws"]
     law = next(law for law in reread if law["name"] == "loss")
     assert loss_at(law, 1e9, 1e11).low < loss_at(law, 1e9, 1e11).value
+
+
+def test_a_form_that_does_not_hold_is_said_and_one_that_does_is_not():
+    """Terms that interact bend the residuals; of ten tables of the true form none or one may be accused (p < 0.01)."""
+    rng = np.random.default_rng(3)
+    bent = CASES["terms interact, little noise"]
+    notes = fit(bent.table(rng, bent.surface), "loss", {"bootstrap": 0, "heldout": None}).notes
+    assert any("the residuals bend" in note for note in notes)
+    plain = CASES["grid 8 x 8"]
+    accused = 0
+    for _ in range(10):
+        notes = fit(plain.table(rng, plain.surface), "loss", {"bootstrap": 0, "heldout": None}).notes
+        accused += any("the residuals bend" in note for note in notes)
+    assert accused <= 1
