@@ -13,12 +13,12 @@ argmin     the lowest point, for comparison; interval likewise.
 Window of parabola and linex: none (all points, as Chinchilla), k (the k neighbouring points round the lowest), auto
 (within a factor of NEAR in size of the lowest, at least FEWEST points: further out no parabola holds).
 Noise is the residual about the curve, few degrees of freedom shared among budgets (analysis/noise.py).
-Verdicts: too_few (under three sizes; akima four), flat (no curvature stands out of the noise), non_convex, edge (the
-minimum is not between measured sizes), interior.
+Verdicts: too_few (under three sizes; akima four), flat (no curvature stands out of the noise), non_convex (also a
+fitted minimum below 0, which no loss is), edge (the minimum is not between measured sizes), interior.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import interpolate, stats
@@ -117,6 +117,7 @@ def _noise(squares: list[tuple[float, int, float]]) -> tuple[np.ndarray, np.ndar
 
 
 def _gather(each: list[Minimum], own: np.ndarray, dof: np.ndarray, asymmetry=None) -> Minima:
+    each = [replace(m, verdict="non_convex") if m.verdict == "interior" and not m.loss > 0 else m for m in each]
     inside = [m.verdict == "interior" for m in each]
     known = any(inside) and bool(np.isfinite(own[np.ix_(inside, inside)]).all()) and bool((dof[inside] > 0).all())
     return Minima(each, own if known else None, float(dof[inside].mean()) if known else 0.0, asymmetry)
