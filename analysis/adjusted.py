@@ -75,9 +75,9 @@ def derived(recipe: Mapping[str, Mapping], draws: Mapping[str, np.ndarray], valu
         missing = [] if has_batch else ["the batch in tokens (context=...)"]
         missing += [] if independent or "lr" in points else ["lr"]
         missing += [] if factors else ["the parameterization's multipliers (parameterization, base_width, width)"]
-        if missing:
+        if missing and side == "tau":
             notes.append(f"{other} does not follow from {side}: not known is {' and '.join(missing)}.")
-        else:
+        elif not missing:
             rate = (lambda x: 0.0) if independent else (lambda x: x["lr"] + math.log(factors[0]))
             # tau * weight_decay * multiplier * rate * steps = 1, for either side
             add(other, lambda x: -(x[side] + math.log(factors[1]) + rate(x) + tokens - batch(x)))

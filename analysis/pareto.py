@@ -31,7 +31,7 @@ BEHIND = 0.005  # shares that the grid cannot tell from none
 SMALLEST, LARGEST = 1 / 60, 6.0  # N on the grid, against the cheapest
 BATCHES = 8.0  # largest B against its own B_crit
 DEAR = 10.0  # most compute on the grid, against the least
-SHOWN = 12
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def minimum_tokens(law: Mapping, n: float, tokens: float, batch: float, loss_at)
 
 
 def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, smallest_batch: float, also: float) -> Plane:
-    """The grid at `target` loss: N around the cheapest and around `also` (the target's), B from `smallest_batch` to 8
-    times B_crit, up to 10 times the least compute, at least one step."""
+    """The grid at `target` loss: N around the cheapest and around `also` (the target's), B in multiples of
+    `smallest_batch` to 8 times B_crit, up to 10 times the least compute, at least one step."""
     cheapest, _ = loss.cheapest(target)
     lowest = (loss.A / (target - loss.E)) ** (1 / loss.alpha)  # with infinite tokens
     start = max(min(cheapest * SMALLEST, also / 2), lowest * 1.01)
@@ -112,7 +112,7 @@ def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, sma
     bound = critical_at(critical, params, minimum, target)
     usable = bound[6 * params * minimum < DEAR * 6 * cheapest * float(loss.tokens_for(target, cheapest))]
     largest = max(BATCHES * float(usable.max()), 4 * smallest_batch)
-    batch = np.geomspace(smallest_batch, largest, BATCH_GRID)
+    batch = np.unique(np.geomspace(1, largest / smallest_batch, BATCH_GRID).round()) * smallest_batch
     n, d, b, c = (a.ravel() for a in np.broadcast_arrays(params[:, None], minimum[:, None], batch, bound[:, None]))
     tokens = d * (1 + b / c)
     flops = 6 * n * tokens

@@ -19,6 +19,7 @@ def as_table(recipe: Mapping) -> str:
     sizes = [f"{key} {_number(target[key])}" for key in SIZES if target.get(key)]
     parts = [["target: " + ", ".join(sizes)], _values(recipe), _penalty(recipe), _comparison(recipe), _allocation(recipe)]
     parts += [_pareto(recipe.get("pareto")), _beyond(recipe), [line for note in recipe["notes"] for line in _note(note)]]
+    parts = [[each for line in lines for each in _folded(line)] for lines in parts]
     command = " ".join(["hyperlaw train", *recipe["overrides"]])
     parts += [[" \\\n    ".join(textwrap.wrap(command, 108, break_on_hyphens=False, break_long_words=False))]]
     parts += [[f"wrote {file}" for file in recipe["files"]]] if recipe.get("files") else []
@@ -130,6 +131,10 @@ def _beyond(recipe: Mapping) -> list[str]:
     return ["inside the region that the laws saw"] if recipe["extrapolation"] else []
 
 
+def _folded(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent="    ") if len(line) > WIDTH else [line]
+
+
 def _note(note: str) -> list[str]:
     return textwrap.wrap(note, 110, initial_indent="- ", subsequent_indent="  ")
 
@@ -148,7 +153,7 @@ def _origin(entry: Mapping, law: Mapping | None) -> str:
         return {"given": "the target", "held": "held by the laws"}[entry["source"]]
     error = (law.get("heldout") or {}).get("mean_abs_log_error")
     parts = [in_numbers(law), f"{law['n']} optima" if law.get("n") else law.get("published")]
-    parts.append(f"held-out error {off(error)}" if error is not None else None)
+    parts.append(f"held out {off(error)} off" if error is not None else None)
     return ", ".join(part for part in parts if part)
 
 

@@ -116,7 +116,14 @@ def _pareto(point, critical: Mapping, values: Mapping, batch: float | None, told
     goal = given if given is not None else float(point.loss(n, minimum))
     if not batch:
         notes.append("time against compute: the recipe has no batch in tokens, so the target is not placed.")
-    found = plane(point, critical, goal, mine, context, n)
+    try:
+        with np.errstate(all="ignore"):
+            found = plane(point, critical, goal, mine, context, n)
+    except (ArithmeticError, ValueError):
+        found = None
+    if found is None or not found.front.any():
+        notes.append("time against compute: this target lies where the loss law gives no runs to compare.")
+        return None, notes
     own = None
     if batch:
         least = float(point.tokens_for(goal, n))

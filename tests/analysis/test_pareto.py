@@ -224,3 +224,17 @@ def test_the_command_line_writes_recipe_and_figure(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="choose another out"):
         command.recommend({**words, "out": str(tmp_path / "file")})
+
+
+SCALE = st.floats(0, 14).map(lambda power: 10.0**power)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCALE, SCALE, st.none() | st.floats(1.5, 30), st.none() | st.floats(1e-3, 1e9), st.floats(1, 1e7))
+def test_any_target_gives_a_recipe_of_finite_numbers(params, tokens, loss, devices, batch):
+    target = {"params": params, "tokens": tokens, "loss": loss, "devices": devices, "batch_size": batch}
+    recipe = recommend(laws(LR, LOSS, CRITICAL), target)
+    json.dumps(recipe, allow_nan=False)
+    assert all(len(line) < 118 for line in as_table(recipe).splitlines())
+    if recipe["pareto"]:
+        assert all(row["flops"] > 0 and row["time"] > 0 and row["steps"] >= 1 - 1e-9 for row in recipe["pareto"]["front"])
