@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from analysis import leverage, shape
+from analysis import degrees, leverage, shape
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
 from analysis.surface import censored, monomials, pairs, told
 from analysis.window import JOINT, Rows, lowest_rows, share_bend
@@ -62,10 +62,10 @@ def refine(optima: list, level: float, inside, always: bool = False) -> list:
     basins = gather([optima[i].slice for i in able], rows)
     own = [optima[i].surface for i in able]
     start = np.clip([each.vertex for each in own], basins.low, basins.high)
-    fits = shape.fit_degrees(basins, curvatures(basins, own), start)
+    fits = degrees.fit_degrees(basins, curvatures(basins, own), start)
     if not fits or fits[-1].degree < 3:
         return optima
-    found = shape.average(fits)
+    found = degrees.average(fits)
     variance, dof = _noise([optima[i].slice for i in able], rows, basins, found)
     noise = np.sqrt(variance)[basins.owner]
     block = np.concatenate([o.slice.block[r.keep] for o, r in zip((optima[i] for i in able), rows, strict=True)])
@@ -104,7 +104,7 @@ def curvatures(basins: shape.Basins, surfaces: list) -> np.ndarray:
     return np.array(result)
 
 
-def _noise(slices: list, rows: list[Rows], basins: shape.Basins, found: shape.Average):
+def _noise(slices: list, rows: list[Rows], basins: shape.Basins, found: degrees.Average):
     """(variance of one loss, degrees of freedom) of each slice, as in analysis/optimum.py."""
     size = np.bincount(basins.owner)
     cells = np.array([len(np.unique(basins.cell[basins.owner == i])) for i in range(basins.count)])
@@ -119,7 +119,7 @@ def _noise(slices: list, rows: list[Rows], basins: shape.Basins, found: shape.Av
     return moderated(squares, room)
 
 
-def _optimum(o, r: Rows, at: int, basins, found: shape.Average, noise, shared: Shared, dof, level, inside):
+def _optimum(o, r: Rows, at: int, basins, found: degrees.Average, noise, shared: Shared, dof, level, inside):
     here = slice(basins.starts[at], basins.starts[at] + int(r.keep.sum()))
     best, loading, models = found.best[at], found.loading[at], found.models[at]
     influence = (found.own[here] * noise[here, None]).T

@@ -10,6 +10,10 @@ show, in the slice itself (F test, 1 %) or in the slices of one law together (St
 - of several the rows above 1.025 times the lowest loss are dropped, but the lowest twelve or more (two a coefficient)
   stay. Step Law's basins, published in full, give one law from 2 % to 10 %; narrower windows are mostly noise.
 
+These are the windows of the quadratic. Where more than half of the slices of one hyper-parameter have six values or more
+and cubic terms show at BENT, window=auto then takes the optima from the shape that the slices share, over all rows up to
+1.10 times the lowest loss (analysis/bend.py).
+
 window=none: always the whole slice. window=0.05: rows up to 1.05 times the lowest loss, and at least the lowest five.
 """
 

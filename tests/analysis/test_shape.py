@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import bend, leverage, shape
+from analysis import bend, degrees, leverage, shape
 from analysis.fit import fit
 from analysis.optimum import find_optima
 from analysis.spread import own_covariance
@@ -59,7 +59,7 @@ def test_a_polynomial_shape_is_recovered(k):
     owner = np.repeat(np.arange(5), len(grid))
     b = shape.Basins(np.concatenate(x), np.concatenate(loss), owner, owner)
     h = 0.01 * np.outer(np.ones(5), shape.squares(k) * k) * b.scale[0] ** 2
-    fits = shape.fit_degrees(b, h, best + 0.3)
+    fits = degrees.fit_degrees(b, h, best + 0.3)
     exact = next(f for f in fits if f.degree == 4)
     assert exact.best == pytest.approx(best, abs=1e-3) and exact.rss < 1e-6 * fits[0].rss
 
