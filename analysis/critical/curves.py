@@ -20,6 +20,8 @@ import numpy as np
 SHARES = ("none", "E", "E_beta")
 FLOOR = -12.0  # of ln E: what is below does not differ from none
 LIMITS = (-4.0, 1.5)  # of ln beta
+CHUNK = 250  # draws at once
+MOST_LEFT_OUT = 500
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,11 @@ def fit(log_d: np.ndarray, batch: np.ndarray, loss: np.ndarray, share: str = "no
 
 def refit(curves: Curves, losses: np.ndarray) -> np.ndarray:
     """theta (K, p) of K draws of the losses (K, n), from the fit's own."""
-    start = np.broadcast_to(curves.theta, (len(losses), len(curves.theta)))
-    return refine(curves.layout, curves.x, losses, start, 12)[0]
+    parts = []
+    for some in np.array_split(losses, 1 + len(losses) // CHUNK):
+        start = np.broadcast_to(curves.theta, (len(some), len(curves.theta)))
+        parts.append(refine(curves.layout, curves.x, some, start, 12)[0])
+    return np.concatenate(parts)
 
 
 def invert(curves: Curves, theta: np.ndarray, batches: np.ndarray, target: float) -> np.ndarray:
@@ -166,16 +171,21 @@ def influence(curves: Curves, batches: np.ndarray, target: float) -> np.ndarray:
 
 
 def left_out(curves: Curves, loss: np.ndarray) -> np.ndarray | None:
-    """Errors in nats at each batch's inner tokens, each left out of a refit: what inversion inside the trained range
-    relies on. None where that leaves fewer rows than parameters."""
-    batch, x, where = curves.layout.rows[1] - curves.layout.rows[1].min(), curves.x, curves.layout
-    order = np.lexsort((x, batch))
-    ends = np.r_[True, batch[order][1:] != batch[order][:-1]]
-    inner = np.sort(order[~ends & ~np.r_[ends[1:], True]])
-    if len(inner) == 0 or curves.dof < 1 or np.bincount(batch).min() < 4:
+    """Errors in nats at each batch's inner tokens, each (with all its seeds) left out of a refit: what inversion inside
+    the trained range relies on. None where a batch has less than four tokens or no degree of freedom is left."""
+    where, x = curves.layout, curves.x
+    batch = np.unique(where.rows[1], return_inverse=True)[1].ravel()
+    cells, code = np.unique(np.c_[batch, x.round(9)], axis=0, return_inverse=True)
+    code = code.ravel()
+    ends = np.r_[True, cells[1:, 0] != cells[:-1, 0]]
+    inner = np.flatnonzero(~ends & ~np.r_[ends[1:], True])[:MOST_LEFT_OUT]
+    if len(inner) == 0 or len(cells) - 1 < where.p or np.bincount(cells[:, 0].astype(int)).min() < 4:
         return None
-    weights = np.ones((len(inner), len(x)))
-    weights[np.arange(len(inner)), inner] = 0.0
-    start = np.broadcast_to(curves.theta, (len(inner), where.p))
-    theta, _ = refine(where, x, np.broadcast_to(loss, weights.shape), start, 15, weights)
-    return loss[inner] - model(where, theta, x)[0][np.arange(len(inner)), inner]
+    errors = []
+    for some in np.array_split(inner, 1 + len(inner) // CHUNK):
+        weights = (code != some[:, None]).astype(float)
+        start = np.broadcast_to(curves.theta, (len(some), where.p))
+        theta, _ = refine(where, x, np.broadcast_to(loss, weights.shape), start, 15, weights)
+        missed = loss - model(where, theta, x)[0]
+        errors += [missed[k, code == cell].mean() for k, cell in enumerate(some)]
+    return np.array(errors)

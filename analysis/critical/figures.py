@@ -8,13 +8,12 @@ import numpy as np
 
 from analysis import style
 from analysis.critical import hyperbola
-from analysis.critical.options import Options
 from analysis.critical.points import Point
 
 MOST_PANELS = 8
 
 
-def hyperbolas(path: str | os.PathLike | None, points: list[Point], column: str, options: Options) -> Any:
+def hyperbolas(path: str | os.PathLike | None, points: list[Point], column: str) -> Any:
     """Log-log; per point the measured steps, S_min (1 + B_crit/B), and a diamond at the critical batch where it is
     interior. More than eight model sizes: the eight with most points."""
     drawn = [p for p in points if np.isfinite(p.log_d_min)]
@@ -28,7 +27,7 @@ def hyperbolas(path: str | os.PathLike | None, points: list[Point], column: str,
     with style.style():
         axes = fig.subplots(lines, columns, squeeze=False)
         for ax, members in zip(axes.ravel(), chosen, strict=False):
-            _panel(ax, members, options)
+            _panel(ax, members, column)
         for ax in axes.ravel()[len(chosen) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
@@ -38,10 +37,10 @@ def hyperbolas(path: str | os.PathLike | None, points: list[Point], column: str,
     return style.save(fig, path)
 
 
-def _panel(ax: Any, points: list[Point], options: Options) -> None:
+def _panel(ax: Any, points: list[Point], column: str) -> None:
     points = sorted(points, key=lambda p: -(p.target or 0))
     for p, colour in zip(points, style.ordered(len(points)), strict=True):
-        per_step = math.log(p.settings.get("context") or 1.0) if len(p.log_batch) else 0.0
+        per_step = math.log(p.settings.get("context") or 1.0) if column == "batch_size" else 0.0
         steps = np.exp(p.log_d - p.log_batch - per_step)
         ax.plot(np.exp(p.log_batch), steps, "o", ms=3.2, color=colour, gid="steps")
         span = [p.log_batch.min() - 0.3, p.log_batch.max() + 0.3]

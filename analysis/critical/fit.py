@@ -60,7 +60,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = NAME) -> FitResul
         _group(result, members, what, (column, known or not of_steps, of_steps), options)
     result.tables["points"] = _table(found, column, options)
     if any(len(p.log_batch) >= 2 and np.isfinite(p.log_d_min) for p in found):
-        result.figures["critical_batch_steps"] = lambda path: hyperbolas(path, found, column, options)
+        result.figures["critical_batch_steps"] = lambda path: hyperbolas(path, found, column)
     bad = pd.Series([p.verdict for p in found if p.verdict != "interior"], dtype=object).value_counts()
     if len(bad):
         words = ", ".join(f"{n} {verdict}" for verdict, n in bad.items())

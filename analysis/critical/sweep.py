@@ -21,6 +21,7 @@ from analysis.critical.points import LEAST_BATCHES, Point, bounds, noise_draws, 
 from analysis.noise import choose, moderated, seed_noise
 
 LEAST_TOKENS = 4
+MOST_ROWS = 600  # of one model size; above, means over seeds
 
 
 @dataclass
@@ -84,9 +85,25 @@ def _size(rows: pd.DataFrame, notes: list[str]) -> Size:
     if "seed" in kept and kept["seed"].notna().all() and kept["seed"].nunique() > 1:
         seed = pd.factorize(kept["seed"])[0]
         cells = np.column_stack([log_batch[codes], log_d.round(6)])
-        seeds = seed_noise(cells, loss, seed)
-        loss = loss - _offsets(cells, loss, seed)
+        if len(kept) <= MOST_ROWS:
+            seeds = seed_noise(cells, loss, seed)
+            loss = loss - _offsets(cells, loss, seed)
+        else:  # what a seed does to all its runs stays in the noise
+            cell = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+            within = loss - (np.bincount(cell, loss) / np.bincount(cell))[cell]
+            seeds = (float(within @ within), len(loss) - int(cell.max()) - 1)
+    if len(kept) > MOST_ROWS:
+        return _means(Size(kept, log_batch, codes, log_d, loss, kept["_block"].to_numpy(), seeds))
     return Size(kept, log_batch, codes, log_d, loss, kept["_block"].to_numpy(), seeds)
+
+
+def _means(s: Size) -> Size:
+    """Means over the seeds of each batch and tokens: residuals of a million rows are not needed."""
+    tokens = cluster(np.exp(s.log_d), s.batch)
+    first, cell, count = np.unique(tokens, return_index=True, return_inverse=True, return_counts=True)[1:]
+    mean = np.bincount(cell.ravel(), s.loss) / count
+    seeds = (s.seeds[0] / float(np.median(count)), s.seeds[1])
+    return Size(s.rows, s.log_batch, s.batch[first], s.log_d[first], mean, s.block[first], seeds)
 
 
 def _offsets(cells: np.ndarray, loss: np.ndarray, seed: np.ndarray) -> np.ndarray:
