@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-MOST_CUTS = 200  # rows of a history kept as ends of segments, beside the steps at which a loss is asked for
+MOST_CUTS = 250  # rows of a history kept as ends of segments, beside the steps at which a loss is asked for
 GAUSS = np.array([0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5])  # two-point Gauss-Legendre on (0, 1)
 FLAT = 1e-9  # of the peak: a smaller move of LR is none
 
@@ -68,11 +68,13 @@ class History:
 
     def cuts(self, asked: np.ndarray) -> np.ndarray:
         """Ends of the segments after warm-up over which LR is integrated: every asked step, and all rows, or MOST_CUTS
-        of them spread evenly over steps and over the path of the LR (a jump keeps its two rows)."""
+        of them spread evenly over steps, over the path of the LR and over its bends (jumps and corners keep their rows)."""
         rows, lr = self.steps[self.warmup :], self.lr[self.warmup :]
         if len(rows) > MOST_CUTS:
-            path = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(lr)))])
-            way = (rows - rows[0]) / (rows[-1] - rows[0]) + path / (path[-1] or 1.0)
+            slope = np.diff(lr) / np.diff(rows)
+            bends = np.abs(np.diff(slope, prepend=slope[0], append=slope[-1]))
+            ways = (rows - rows[0], np.cumsum(np.abs(np.diff(lr, prepend=lr[0]))), np.cumsum(bends))
+            way = sum(w / (w[-1] or 1.0) for w in ways)
             chosen = np.searchsorted(way, np.linspace(0, way[-1], MOST_CUTS)).clip(0, len(rows) - 1)
             rows = rows[np.unique(np.concatenate([chosen, np.maximum(chosen - 1, 0)]))]
         inside = asked[(asked > rows[0]) & (asked <= rows[-1])]

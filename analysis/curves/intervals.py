@@ -20,7 +20,7 @@ HIGHEST = 0.97  # autocorrelation taken from so few losses
 
 def autocorrelation(residual: np.ndarray, run: np.ndarray, size: int = 0) -> float:
     """Lag one, pooled over runs, within [0, HIGHEST]; corrected for what the means and `size` fitted parameters take away
-    (Kendall 1954: (1 + 3 rho) / n for a mean, as much for each parameter)."""
+    (Kendall 1954: (1 + 3 rho) / n for a mean; half as much for each of them, by the coverage of planted curves)."""
     same, scale = run[1:] == run[:-1], float(residual @ residual)
     if not same.any() or scale <= 0:
         return 0.0
@@ -28,7 +28,7 @@ def autocorrelation(residual: np.ndarray, run: np.ndarray, size: int = 0) -> flo
     taken = max(size, run.max() + 1 if run.max() + 1 >= BY_RUN else 0)
     if rho < 2 / len(residual) ** 0.5:
         return 0.0
-    return float(np.clip(rho + (1 + 3 * rho) * taken / len(residual), 0.0, HIGHEST))
+    return float(np.clip(rho + (1 + 3 * rho) / 2 * taken / len(residual), 0.0, HIGHEST))
 
 
 def block_length(residual: np.ndarray, run: np.ndarray) -> int:

@@ -37,7 +37,7 @@ BODY = {
     "multi_power": "L0 + A * S1^-alpha - sum over k of B * (lr_[k-1] - lr_k) * (1 - (C * lr_k^-gamma * S_k + 1)^-beta)",
 }
 LEAST = 4  # losses beyond the parameters that a fit needs
-NO_SHIFT = 0.1  # significance above which the noise of losses explains what refits without a run miss
+NO_SHIFT = 0.3  # significance above which the noise of losses explains what refits without a run miss
 
 
 @dataclass
@@ -202,7 +202,7 @@ def _shift(law: CurveLaw, y: np.ndarray, at: Points, run: np.ndarray, delta: flo
     missed, expected = np.array(excess).T
     if stats.chi2.sf((missed / expected).sum(), len(missed)) > NO_SHIFT:
         return 0.0
-    return float(np.sqrt(max(0.0, np.mean(missed - expected))))
+    return float(np.sqrt(max(0.0, np.mean(missed) - noise)))
 
 
 def _widened(residual: np.ndarray, fit: Fit) -> np.ndarray:
