@@ -32,13 +32,13 @@ from analysis.keys import COMMON, Check, Keys, one_of
 from analysis.law import PowerLaw
 from analysis.loss import isoflop_plots
 from analysis.loss.envelope_curves import Crossings, Curves, Envelope, crossings, hull, lowest, sample
+from analysis.loss.envelope_report import optima, schedule, stretches
 from analysis.loss.isoflop_laws import held_out, law_dict, power_law, score
 from analysis.loss.isoflop_rows import setting_groups, usable
 from analysis.prepare import prepare
 from analysis.result import FitResult
 
 LAWS = ("params_opt", "tokens_opt", "loss_opt")
-CONSTANT_LR = ("constant", "const", "wsd", "hot")
 BOOTSTRAP_BINS = 300
 
 
@@ -101,7 +101,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "envelope") -> Fi
         f = _fit_group(result, settings, label, rows, options)
         if f is not None:
             found.append(f)
-            tables.append(_stretches(f, telling))
+            tables.append(stretches(f, telling))
     if tables:
         result.tables["runs on the envelope"] = pd.concat(tables, ignore_index=True)
         result.figures["envelope_curves"] = lambda path: isoflop_plots.envelopes(path, found)
@@ -128,7 +128,7 @@ def _curves(df: pd.DataFrame, notes: list[str]) -> Curves:
 
 
 def _fit_group(result: FitResult, settings: dict, label: str, df: pd.DataFrame, options: Options) -> Fitted | None:
-    lines = _schedule(df)
+    lines = schedule(df)
     curves = _curves(df, lines)
     said = f"{label}: " if label else ""
     if len(curves.x) < 2:
@@ -155,7 +155,7 @@ def _fit_group(result: FitResult, settings: dict, label: str, df: pd.DataFrame, 
     shared = {"given": settings, "method": method, "counts": counts, "notes": lines}
     result.laws += [{"analysis": result.analysis, **law, **shared} for law in laws]
     if options.points == "crossings":
-        result.optima += _optima(result.analysis, points, settings, held_out(points, options.heldout), options.level)
+        result.optima += optima(result.analysis, points, settings, held_out(points, options.heldout), options.level)
     return Fitted(settings, label, curves, e, points)
 
 
@@ -231,53 +231,3 @@ def _resampled(curves: Curves, options: Options) -> np.ndarray | None:
         return None
     draws = np.array(betas)
     return np.stack([np.cov(draws[:, :, i].T) for i in range(3)])
-
-
-def _schedule(df: pd.DataFrame) -> list[str]:
-    """Whether checkpoints are worth what they seem."""
-    trap = "a checkpoint in mid-schedule is worse than a run that ends there, so the envelope is biased"
-    if "lr" in df and (df.groupby("run_id")["lr"].agg(lambda lr: lr.max() / lr.min() if len(lr) else 1.0) > 1.02).any():
-        return [f"LR moves along the runs: {trap} unless it is warm-up."]
-    if "schedule" in df and df["schedule"].notna().any():
-        words = sorted({str(s) for s in df["schedule"].dropna()} - set(CONSTANT_LR))
-        return [f"schedule {', '.join(words)}: {trap}."] if words else []
-    return [f"the table names no schedule; if LR decays, {trap}."]
-
-
-def _optima(analysis: str, points: pd.DataFrame, settings: dict, held: np.ndarray, level: float) -> list[dict]:
-    shared = {"held": {}, "low": None, "high": None, "verdict": "interior", "n": 2, "level": level}
-    return [
-        {
-            **shared,
-            "analysis": analysis,
-            "target": name,
-            "given": {**settings, "flops": row["flops"]},
-            "value": row[name.removesuffix("_opt")],
-            "fitted": row[name.removesuffix("_opt")],
-            "loss": row["loss"],
-            "heldout": bool(out),
-        }
-        for name in ("params_opt", "tokens_opt")
-        for row, out in zip(points.to_dict("records"), held, strict=True)
-    ]
-
-
-def _stretches(f: Fitted, telling: list[str]) -> pd.DataFrame:
-    """From which to which FLOPs each run is the lowest."""
-    e = f.envelope
-    starts = np.flatnonzero(np.r_[True, e.run[1:] != e.run[:-1]])
-    stops = np.r_[starts[1:], len(e.run)] - 1
-    frame = pd.DataFrame(
-        {
-            "run_id": [f.curves.names[r] for r in e.run[starts]],
-            "params": np.exp(f.curves.size[e.run[starts]]),
-            "from FLOPs": np.exp(e.x[starts]),
-            "to FLOPs": np.exp(e.x[stops]),
-            "loss there": np.exp(e.y[stops]),
-            "edge": ["all" if e.edge[a : b + 1].all() else "partly" if e.edge[a : b + 1].any() else ""
-                     for a, b in zip(starts, stops, strict=True)],
-        }
-    )  # fmt: skip
-    for i, name in enumerate(telling):
-        frame.insert(i, name, str(f.settings.get(name, "")))
-    return frame

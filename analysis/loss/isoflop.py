@@ -17,15 +17,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.keys import COMMON, Check, Keys, between, one_of
-from analysis.law import finite
 from analysis.loss import isoflop_compare, isoflop_plots
 from analysis.loss.isoflop_laws import held_out, law_dict, power_law, score, with_floor
 from analysis.loss.isoflop_minima import ESTIMATORS, Minima, Minimum, find_minima
+from analysis.loss.isoflop_report import LAWS, allocation, asymmetry, labelled, optima, sum_of_exponents, verdicts
 from analysis.loss.isoflop_rows import SAME_SIZE, Group, budgets, setting_groups, usable
 from analysis.prepare import prepare
 from analysis.result import FitResult
-
-LAWS = ("params_opt", "tokens_opt")
 
 
 def _estimator(value: Any) -> str:
@@ -103,12 +101,12 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "isoflop") -> Fit
         group = budgets(settings, rows, options.select, options.tolerance, measured)
         label = ", ".join(f"{name}={settings[name]}" for name in telling if name in settings)
         found.append(_fit_group(result, Fitted(group, _minima(group, options), label), options))
-    tables = [_optima_table(f, telling) for f in found if f.points is not None and len(f.points)]
+    tables = [allocation(f, telling) for f in found if f.points is not None and len(f.points)]
     if tables:
         result.tables["compute-optimal allocation of each budget"] = pd.concat(tables, ignore_index=True)
     floors = [(f, with_floor(f.points["flops"].to_numpy(), f.points["loss"].to_numpy(), held_out(f.points, options.heldout)))
               for f in found if f.points is not None]  # fmt: skip
-    floors = [_labelled(frame, f, telling) for f, frame in floors if frame is not None]
+    floors = [labelled(frame, f, telling) for f, frame in floors if frame is not None]
     if floors:
         result.tables["loss at the optimum, with and without a floor"] = pd.concat(floors, ignore_index=True)
     if options.approach3:
@@ -181,11 +179,11 @@ def _fit_group(result: FitResult, f: Fitted, options: Options) -> Fitted:
         c, y = f.points["flops"].to_numpy(), np.log(f.points["loss"].to_numpy())
         scored = score(c, y, held_out(f.points, options.heldout))
         laws.append(law_dict(power_law(c, y), "loss_opt", f.points.drop(columns="loss"), options.level, heldout=scored))
-    lines += _verdicts(f) + _sum(laws) + _asymmetry(f)
+    lines += verdicts(f) + sum_of_exponents(laws) + asymmetry(f)
     shared = {"given": group.settings, "method": options.estimator, "counts": "budgets", "notes": lines}
     result.laws += [{"analysis": result.analysis, **law, **shared} for law in laws]
     result.notes += [f"{said}{line}" for line in lines]
-    result.optima += _optima(result.analysis, f, held, options)
+    result.optima += optima(result.analysis, f, held, options.level)
     return f
 
 
@@ -216,70 +214,3 @@ def _frame(group: Group, minima: dict[str, Minima], chosen: np.ndarray) -> pd.Da
         n, d = np.exp(logs["params_opt"]), np.exp(logs["tokens_opt"])
     frame = pd.DataFrame({"flops": flops, "params": n, "tokens": d, "tpp": d / n, "loss": loss})
     return frame[chosen].reset_index(drop=True)
-
-
-def _verdicts(f: Fitted) -> list[str]:
-    verdicts = pd.Series([m.verdict for m in f.minima["params_opt"].each if m.verdict != "interior"], dtype=object)
-    if verdicts.empty:
-        return []
-    words = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.value_counts().items())
-    return [f"{len(f.group.budgets)} budgets, of which not interior and in no law of N: {words}."]
-
-
-def _sum(laws: list[dict]) -> list[str]:
-    values = {law["name"]: law["parameters"]["flops"]["value"] for law in laws}
-    if not set(LAWS) <= set(values):
-        return []
-    a, b = (values[name] for name in LAWS)
-    if abs(a + b - 1) < 0.005:
-        return []
-    return [f"a + b = {a + b:.3f}, not 1: N and D are optima of their own curves, whose 6ND need not be the budget."]
-
-
-def _asymmetry(f: Fitted) -> list[str]:
-    found = f.minima["params_opt"].asymmetry
-    if found is None:
-        return []
-    return [f"asymmetry of the curves p = {found[0]:.2f} +- {found[1]:.2f} (beta - alpha of a Chinchilla law)."]
-
-
-def _optima(analysis: str, f: Fitted, held: dict[str, np.ndarray], options: Options) -> list[dict]:
-    entries = []
-    for name in LAWS:
-        inside = f.minima[name].interior
-        out = np.zeros(len(inside), bool)
-        out[inside] = held[name]
-        for b, m, heldout in zip(f.group.budgets, f.minima[name].each, out, strict=True):
-            interior = m.verdict == "interior"
-            with np.errstate(over="ignore"):
-                value, low, high = (finite(float(np.exp(v))) for v in (m.fitted, m.low, m.high))
-            entries.append(
-                {
-                    "analysis": analysis,
-                    "target": name,
-                    "given": {**f.group.settings, "flops": b.flops},
-                    "held": {},
-                    "value": value if interior else None,
-                    "low": low if interior else None,
-                    "high": high if interior else None,
-                    "verdict": m.verdict,
-                    "loss": finite(m.loss) if interior else None,
-                    "n": m.n,
-                    "fitted": value,
-                    "heldout": bool(heldout),
-                    "level": options.level,
-                }
-            )
-    return entries
-
-
-def _labelled(frame: pd.DataFrame, f: Fitted, telling: list[str]) -> pd.DataFrame:
-    for i, name in enumerate(telling):
-        frame.insert(i, name, str(f.group.settings.get(name, "")))
-    return frame
-
-
-def _optima_table(f: Fitted, telling: list[str]) -> pd.DataFrame:
-    frame = f.points.rename(columns={"flops": "FLOPs", "tpp": "tokens per parameter"})
-    frame["6ND / C"] = 6 * frame["params"] * frame["tokens"] / frame["FLOPs"]
-    return _labelled(frame, f, telling)

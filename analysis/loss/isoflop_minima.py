@@ -22,10 +22,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import interpolate, stats
-from scipy.linalg import block_diag
 
 from analysis.loss.isoflop_linex import Linex, fit_linex
-from analysis.loss.isoflop_shared import covariance
+from analysis.loss.isoflop_parabola import Parabola, covariance_of_vertices, fit_parabola
 from analysis.noise import ROUNDING, moderated
 
 ESTIMATORS = ("parabola", "linex", "akima", "argmin")
@@ -75,11 +74,11 @@ def find_minima(
     near = [(x[w], y[w]) for x, y, w in zip(xs, losses, windows, strict=True)]
     codes = [code[w] for code, w in zip(codes, windows, strict=True)]
     spans = [(x[0], x[-1]) if len(x) else (np.nan, np.nan) for x in xs]
-    parabolas = [_parabola(x, y) for x, y in near]
+    parabolas = [fit_parabola(x, y) for x, y in near]
     variance, dof = _noise([(p.rss, p.dof, p.mean) if p else (0.0, 0, 1.0) for p in parabolas])
     if estimator == "parabola":
         each = [_vertex(*args, level) for args in zip(parabolas, near, spans, variance, dof, strict=True)]
-        return _gather(each, _of_vertices(parabolas, near, variance, codes), dof)
+        return _gather(each, covariance_of_vertices(parabolas, near, variance, codes), dof)
     convex = [p is not None and p.beta[2] > 0 for p in parabolas]
     linex = fit_linex(near, convex, variance, codes)
     if linex is not None:
@@ -123,86 +122,7 @@ def _gather(each: list[Minimum], own: np.ndarray, dof: np.ndarray, asymmetry=Non
     return Minima(each, own if known else None, float(dof[inside].mean()) if known else 0.0, asymmetry)
 
 
-@dataclass(frozen=True)
-class _Parabola:
-    beta: np.ndarray  # of 1, z, z^2
-    solver: np.ndarray  # (3, n)
-    residual: np.ndarray  # (n,)
-    centre: float
-    scale: float
-    mean: float
-
-    @property
-    def spread(self) -> np.ndarray:
-        """(3, 3) covariance of beta for noise of variance 1."""
-        return self.solver @ self.solver.T
-
-    @property
-    def rss(self) -> float:
-        return float(self.residual @ self.residual)
-
-    @property
-    def dof(self) -> int:
-        return len(self.residual) - 3
-
-    @property
-    def design(self) -> np.ndarray:
-        return np.linalg.pinv(self.solver)
-
-    @property
-    def vertex(self) -> float:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return float(self.centre - self.scale * self.beta[1] / (2 * self.beta[2]))
-
-    @property
-    def influence(self) -> np.ndarray:
-        """(n,) what each loss does to the vertex (delta method)."""
-        _, b, c = self.beta
-        slope = np.array([0.0, -1.0, b / c]) / (2 * c) if c else np.full(3, np.nan)
-        return self.scale * slope @ self.solver
-
-    def __call__(self, x) -> np.ndarray:
-        z = (np.asarray(x, float) - self.centre) / self.scale
-        return self.beta[0] + z * (self.beta[1] + z * self.beta[2])
-
-    def fieller(self, variance: float, t: float) -> tuple[float, float]:
-        """Where the slope b + 2cz is not told from 0 at t; NaN ends where the curvature is not."""
-        v = self.spread * variance * t**2
-        _, b, c = self.beta
-        q2, q1, q0 = 4 * (c**2 - v[2, 2]), 4 * (b * c - v[1, 2]), b**2 - v[1, 1]
-        root = q1**2 - 4 * q2 * q0
-        if q2 <= 0 or root < 0:
-            return np.nan, np.nan
-        ends = (-q1 + np.array([-1, 1]) * np.sqrt(root)) / (2 * q2)
-        return tuple(float(self.centre + self.scale * z) for z in ends)
-
-
-def _parabola(x: np.ndarray, loss: np.ndarray) -> _Parabola | None:
-    if len(x) < 3:
-        return None
-    centre, scale = x.mean(), np.ptp(x) / 2
-    z = (x - centre) / scale
-    design = np.stack([np.ones_like(z), z, z**2], axis=1)
-    solver = np.linalg.pinv(design)
-    beta = solver @ loss
-    residual = loss - design @ beta
-    return _Parabola(beta, solver, residual, centre, scale, float(loss.mean()))
-
-
-def _of_vertices(parabolas, near, variance: np.ndarray, codes: list[np.ndarray]) -> np.ndarray:
-    """(budgets, budgets) covariance of the vertices; NaN for budgets without a parabola."""
-    some = [i for i, p in enumerate(parabolas) if p is not None and variance[i] > 0 and np.isfinite(p.influence).all()]
-    own = np.full((len(parabolas), len(parabolas)), np.nan)
-    if some:
-        sigma = np.sqrt(variance[some])
-        influence = block_diag(*[s * parabolas[i].influence[None] for i, s in zip(some, sigma, strict=True)])
-        maker = block_diag(*[np.eye(len(near[i][0])) - parabolas[i].design @ parabolas[i].solver for i in some])
-        u = np.concatenate([parabolas[i].residual / s for i, s in zip(some, sigma, strict=True)])
-        own[np.ix_(some, some)] = covariance(influence, maker, u, np.concatenate([codes[i] for i in some]))[0]
-    return own
-
-
-def _vertex(p: _Parabola | None, points, span, variance: float, dof: float, level: float) -> Minimum:
+def _vertex(p: Parabola | None, points, span, variance: float, dof: float, level: float) -> Minimum:
     n = len(points[0])
     if p is None:
         return Minimum("too_few", np.nan, np.nan, n)

@@ -12,7 +12,8 @@ from analysis.command import as_text, save
 from analysis.errors import UserError
 from analysis.fit import fit
 from analysis.loss.isoflop_linex import fit_linex, phi, slopes
-from analysis.loss.isoflop_minima import _parabola, find_minima
+from analysis.loss.isoflop_minima import find_minima
+from analysis.loss.isoflop_parabola import fit_parabola
 from benchmarks.coverage_isoflop import BOWL, CHINCHILLA, GEMSTONES, Plan, isoflop_table, measure
 
 KEYS = {"approach3": False, "bootstrap": 50}
@@ -68,7 +69,7 @@ def test_linex_slopes_are_those_of_phi(p):
 def test_fiellers_ends_are_where_the_slope_is_just_told_from_zero():
     rng = np.random.default_rng(2)
     x = np.linspace(18.0, 20.5, 7)
-    p = _parabola(x, 3 + 0.02 * (x - 19) ** 2 + 0.004 * rng.standard_normal(7))
+    p = fit_parabola(x, 3 + 0.02 * (x - 19) ** 2 + 0.004 * rng.standard_normal(7))
     variance, t = p.rss / p.dof, stats.t.ppf(0.9, p.dof)
     low, high = p.fieller(variance, t)
     assert low < p.vertex < high
