@@ -7,7 +7,8 @@ import pandas as pd
 
 from analysis.columns import SETTINGS
 from analysis.curves import figures, normalised
-from analysis.curves.law import CurveLaw, fit_law
+from analysis.curves.history import Points
+from analysis.curves.law import CurveLaw, fit_law, used
 from analysis.curves.options import Options
 from analysis.curves.read import Curve, curves
 from analysis.curves.schedule import search
@@ -16,6 +17,7 @@ from analysis.law import largest_scales
 from analysis.result import FitResult
 
 __all__ = ["Options", "fit"]
+SCORED = 250  # losses of an unseen run behind the error of its whole curve
 PARTS = ("params", "batch_tokens", *(name for name in SETTINGS if name not in ("schedule", "cooldown_shape", "final_ratio")))
 
 
@@ -128,11 +130,11 @@ def score(law: CurveLaw, unseen: Sequence[Curve]) -> pd.DataFrame:
     losses after from_step (nats)."""
     rows = []
     for curve in unseen:
-        later = curve.steps > law.from_step
+        later = used(curve, law.from_step, SCORED)
         if not later.any():
             continue
         loss, low, high = law.predict(curve.history, curve.steps[later][-1:])
-        whole = np.exp(law.fit.model.log_loss(law.fit.theta, _places(curve, later))[0][0])
+        whole = np.exp(law.fit.model.log_loss(law.fit.theta, Points.of(curve.history, curve.steps[later]))[0][0])
         last = float(curve.losses[-1])
         rows.append(
             {"run": curve.run_id}
@@ -142,12 +144,6 @@ def score(law: CurveLaw, unseen: Sequence[Curve]) -> pd.DataFrame:
                "curve_error": float(np.abs(whole - curve.losses[later]).mean())}  # fmt: skip
         )
     return pd.DataFrame(rows)
-
-
-def _places(curve: Curve, mask: np.ndarray):
-    from analysis.curves.history import Points
-
-    return Points.of(curve.history, curve.steps[mask])
 
 
 def heldout(scored: pd.DataFrame) -> dict:

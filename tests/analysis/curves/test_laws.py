@@ -55,9 +55,12 @@ def test_a_planted_multi_power_law_predicts():
 
 def test_curves_of_no_such_law_are_predicted_within_their_interval():
     """A noisy quadratic under SGD: the law is wrong in kind, and its interval says about by how much."""
-    result = fit(table(dynamics="quadratic", noise=0.0005), "curves", {**BASE, "bootstrap": 300})
-    row = next(iter(result.tables.values())).iloc[0]
-    assert result.laws[0]["run_scatter"] > 0 and row["low"] < row["loss"] < row["high"]
+    inside = []
+    for seed in range(6):
+        result = fit(table(dynamics="quadratic", noise=0.001, rho=0.5, seed=seed), "curves", {**BASE, "bootstrap": 200})
+        row = next(iter(result.tables.values())).iloc[0]
+        inside.append((result.laws[0]["run_scatter"] > 0, row["low"] < row["loss"] < row["high"]))
+    assert np.mean(inside, axis=0).min() >= 0.5
 
 
 def test_the_law_in_json_is_the_law(clean):
@@ -188,4 +191,4 @@ def test_a_million_rows(clean):
         loss = 2 + 2 * np.cumsum(eta) ** -0.4 - 0.05 * (1 - share)
         frames.append(pd.DataFrame({"run_id": name, "step": step, "lr": eta, "loss": loss}))
     result = fit(pd.concat(frames), "curves", {"heldout_runs": ["d"], "bootstrap": 100})
-    assert result.laws[0]["n"] == 750 and result.laws[0]["heldout"]["mean_abs_error"] < 0.05
+    assert result.laws[0]["n"] == 750 and result.laws[0]["heldout"]["mean_abs_error"] < 0.005
