@@ -8,6 +8,11 @@ weights after Porian et al., arXiv 2406.19146. D at the minimum is that of a cur
 
 A parabola's minimum is biased where curves are not symmetric or grids not centred (arXiv 2603.22339), an Akima minimum
 scatters with the noise of two or three runs; linex, the default, is ours.
+
+How often 10-90 % intervals hold the truth (python -m benchmarks.coverage_isoflop, 500 draws, 100 where ~): the exponent
+79-85 % by linex on all surfaces but ~76 % where model shapes have offsets of their own; N at the middle budget 75-81 %, but
+56 % on Gemstones' lopsided curves with off-centre grids (there by parabola: 0 %). r.m.s. error of the exponent: linex 0.002
+to 0.003, parabola the same but 0.005 on lopsided curves, akima ~0.02 to 0.03.
 """
 
 from dataclasses import dataclass, replace
