@@ -11,7 +11,11 @@ Prediction interval of a loss that a run would measure:  ln L +- the quantiles o
     J d + e + t_K s
 d: draws of the parameters (analysis/curves/intervals.py), e: one residual, s^2: what refits without each fit run in
 turn miss of that run's final loss beyond J d + e, K such runs (ours; from three runs on). It covers a law that is wrong
-about as much as between the runs it saw; no interval covers a schedule of another kind.
+about as much as between the runs it saw; no interval covers a schedule of another kind. Where those misses are no larger
+than the noise explains (chi-square, 30 %), s = 0. Measured coverage of 80 % intervals (benchmarks/coverage_curves.py):
+parameters 76-79 % under independent noise (500 draws) and 79-82 % under AR(1) noise of 0.8 (200); the unseen final loss
+87 and 90 %, and 93 % where a noisy quadratic made the curves (200): that interval errs on the wide side, since three runs
+left out one by one are harder to predict than a schedule between them.
 
 Of the multi-power law three runs without a two-stage schedule do not identify gamma: on the published 124M curves the
 objective falls to the bound (gamma 4), and the error over the final losses of unseen WSD runs is 0.08 nats at gamma 1,
