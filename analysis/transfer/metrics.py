@@ -34,6 +34,8 @@ def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
         raise UserError(
             f"reference={options.reference}: {column} has no such value{nearest(options.reference, map(str, df[column]))}"
         )
+    if options.reference is not None and not column:
+        raise UserError(f"reference={options.reference}: nothing is compared here; say compare=COLUMN.")
     lines, notes = find_lines(df, column, options)
     result = FitResult(analysis, notes=df.attrs.get("notes", []) + notes)
     initial = options.initial_loss or (
@@ -72,7 +74,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
     return result
 
 
-SHOWN = ("p", "E", "E_noise", "E_heldout", "kappa", "L_inf", "R_inf")
+SHOWN = ("E", "E_noise", "kappa", "R_inf")  # all are in the laws
 
 
 def _law(
@@ -171,7 +173,7 @@ def _multipliers(result: FitResult, df, lines: list[Line], column: str, options:
         last = (inside if len(inside) else rows).sort_values("compute").iloc[-1]
         about = {column: label, **{name: last[name] for name in (*fixed, options.scale)}, "reference": reference}
         ends = {"value": "multiplier", "low": "low", "high": "high"}
-        law = {"analysis": analysis, "name": "compute_multiplier", "form": "multiplier = C_reference(loss) / C"}
+        law = {"analysis": analysis, "name": "compute_multiplier", "form": "C_reference(loss) / C"}
         law["given"] = {k: v if isinstance(v, str) else float(v) for k, v in about.items()}
         law["unit"] = "at the largest scale within the reference's" if len(inside) else "extrapolated"
         law["parameters"] = {"multiplier": {key: finite(last[name]) for key, name in ends.items()}}

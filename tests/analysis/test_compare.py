@@ -209,7 +209,6 @@ def test_resampled_runs_know_noise_but_not_scatter():
 
 
 def test_resampled_optima_spread_as_their_noise_says():
-    """Branches of one trunk are one block: the same weight at every horizon, so optima move together."""
     from analysis.optimum import find_optima
     from analysis.options import Options
     from analysis.prepare import prepare
@@ -228,3 +227,21 @@ def test_resampled_optima_spread_as_their_noise_says():
     drawn, share = resample_law(points[..., 0], [{"params": 1e6 * 2**i} for i in range(len(optima))], ["params"])
     assert drawn.shape == (50, 2) and share == 1
     assert (resample_optima(optima, 50, seed=3) == points).all()
+
+
+@pytest.mark.parametrize("trunks, together", [(True, 1.0), (False, 0.0)])
+def test_branches_of_a_trunk_are_resampled_as_one(trunks, together):
+    from analysis.optimum import find_optima
+    from analysis.options import Options
+    from analysis.prepare import prepare
+    from analysis.resample import resample_optima
+    from analysis.slices import partition
+
+    rng, rows = np.random.default_rng(3), []
+    for i, z in enumerate(range(-3, 4)):
+        luck = 0.004 * rng.standard_normal()
+        rows += [(1e6, d, 0.01 * 2.0**z, 2 + 0.01 * z**2 + luck, f"trunk{i}") for d in (1e7, 2e7, 4e7)]
+    table = pd.DataFrame(rows, columns=["params", "tokens", "lr", "loss", "trunk"])
+    table = prepare(table if trunks else table.drop(columns="trunk"), Options())
+    points = resample_optima(find_optima(partition(table, "lr").slices, window="none"), 400)[..., 0]
+    assert np.corrcoef(points.T)[0, 1] == pytest.approx(together, abs=0.15)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from analysis.command import fit as by_words
 from analysis.command import save
@@ -44,10 +46,10 @@ def test_planted_metrics_without_noise():
 
 def test_E_is_the_octaves_that_optima_stray():
     found = [
-        of(fit(sweep(replace(QUIET, stray=0.3), np.random.default_rng(i)), "transfer"), "plain")["E"] for i in range(12)
+        of(fit(sweep(replace(QUIET, stray=0.3), np.random.default_rng(i)), "transfer"), "plain")["E"] for i in range(8)
     ]
-    assert np.sqrt(np.mean([e["value"] ** 2 for e in found])) == pytest.approx(0.3, abs=0.08)
-    assert sum(e["low"] < 0.3 < e["high"] for e in found) >= 7
+    assert np.sqrt(np.mean([e["value"] ** 2 for e in found])) == pytest.approx(0.3, abs=0.1)
+    assert sum(e["low"] < 0.3 < e["high"] for e in found) >= 5
 
 
 def test_noise_is_told_from_misfit():
@@ -145,6 +147,45 @@ def test_words_json_figure_and_configured_defaults(tmp_path):
     assert "R_inf" in text and all(len(line) <= 120 for line in text.splitlines())
     configured, plain = Options.from_dict(composed("transfer", {})), Options()
     assert all(getattr(configured, name) == getattr(plain, name) for name in Options.__dataclass_fields__)
+
+
+@settings(max_examples=6, deadline=None, phases=[Phase.generate])
+@given(unit=st.floats(1e-3, 1e3), nats=st.floats(-0.5, 3.0), seed=st.integers(0, 20))
+def test_units_of_lr_and_an_offset_of_the_loss_change_no_metric(unit, nats, seed):
+    """E, kappa and R_inf are of octaves and differences; the asymptote moves with the loss."""
+    table = sweep(Plan(scales=5), np.random.default_rng(seed))
+    moved = table.assign(lr=table["lr"] * unit, loss=table["loss"] + nats)
+    options = {"reference": "plain", "bootstrap": 0, "window": "none"}  # windows are relative to the lowest loss
+    one, two = (of(fit(t, "transfer", options), "other") for t in (table, moved))
+    for name in ("E", "kappa", "R_inf", "E_heldout"):
+        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=2e-3, abs=1e-4), name
+    assert two["L_inf"]["value"] == pytest.approx(one["L_inf"]["value"] + nats, abs=1e-3)
+
+
+@given(
+    losses=st.lists(st.floats(1.0, 10.0), min_size=2, max_size=8, unique_by=lambda v: round(v, 3)),
+    factor=st.floats(0.01, 100.0),
+)
+def test_a_reference_against_itself_is_one_and_compute_scales(losses, factor):
+    loss = np.sort(losses)[::-1]
+    frontier = Frontier(10.0 ** np.arange(len(loss)), loss, np.full(len(loss), np.nan))
+    assert [m["multiplier"] for m in multipliers(frontier, frontier, 0.8)] == pytest.approx([1.0] * len(loss))
+    dearer = replace(frontier, compute=frontier.compute * factor)
+    assert [m["multiplier"] for m in multipliers(dearer, frontier, 0.8)] == pytest.approx([1 / factor] * len(loss))
+
+
+@pytest.mark.parametrize("tuned, scale", [("weight_decay", "params"), ("lr", "width"), ("lr", "tokens")])
+def test_other_hyper_parameters_and_scales(tuned, scale):
+    table = sweep(replace(QUIET, scales=5), np.random.default_rng(8)).rename(columns={"lr": "x", "weight_decay": "other"})
+    table = table.rename(columns={"x": tuned, "other": "lr" if tuned == "weight_decay" else "weight_decay"})
+    table["width"] = 64 * (table["params"] / 1e6) ** 0.5
+    if scale == "tokens":
+        table["params"] = 1e6
+    found = of(fit(table, "transfer", {"tuned": tuned, "scale": scale}), "other")
+    power = 2 if scale == "width" else 1
+    assert found["p"]["value"] == pytest.approx(-0.4 * power, abs=1e-3)
+    assert found["kappa"]["value"] == pytest.approx(0.15 * power, abs=1e-3)
+    assert found["R_inf"]["value"] == pytest.approx(0.05, abs=1e-3)
 
 
 def test_too_little_gives_notes_and_no_law():
