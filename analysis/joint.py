@@ -31,7 +31,7 @@ from scipy import stats
 from analysis import bend, degrees, shape
 from analysis.joint_model import CURVATURES, LEVELS, Joint, Model
 from analysis.law import NO_SCATTER, PowerLaw, as_dict, choose_predictors, design, finite, largest_scales, lookup
-from analysis.optimum import Optimum, find_optima
+from analysis.optimum import Optimum, find_optima, is_inside
 from analysis.slices import Slice
 from analysis.spread import own_covariance
 from analysis.window import share_bend
@@ -54,14 +54,17 @@ def fit_joint(
 
     predictors: {name of the law: columns}, of which those that vary and are not collinear are kept. optima: those of
     find_optima, where they are known. held (n,) bool: slices to hold out, else the share `heldout` at the largest FLOPs.
-    Returns parts of LAW dicts (analysis/law.py) with method "joint", n counting slices; objective is the sum of squares
-    of the losses about the fit, r2 that of the slices' own optima about the law. Intervals are linear propagation: bootstrap
-    and seed are taken for a common signature and change nothing.
+    Where basins of several hyper-parameters are bent, optima become those of estimator=shape. Returns parts of LAW dicts
+    (analysis/law.py) with method "joint", n counting slices; objective is the sum of squares of the losses about the fit,
+    r2 that of the slices' own optima about the law. Intervals are linear propagation: bootstrap and seed are taken for a
+    common signature and change nothing.
     """
     if levels not in LEVELS or curvature not in CURVATURES:
         raise ValueError(f"levels must be one of {LEVELS}, curvature of {CURVATURES}")
     optima = list(optima) if optima is not None else find_optima(list(slices), bootstrap=0, level=level)
     able = [i for i, o in enumerate(optima) if o.resolved and o.verdict in ("interior", "edge")]
+    if _bent([optima[i] for i in able]):  # what this fit is held against must know of the bend too
+        optima = bend.refine(optima, level, is_inside, always=True)
     held = np.zeros(len(optima), bool) if held is None and not heldout else held
     if held is not None:
         held = np.asarray(held, bool)[able]
@@ -111,9 +114,7 @@ def _fit(optima, values, kept, levels, curvature) -> Joint | None:
     rows = [bend.window_rows(o.slice) for o in optima]
     b = bend.gather([o.slice for o in optima], rows)
     h = bend.curvatures(b, [o.surface for o in optima])
-    telling = [r for r in rows if r.shrinkable]
-    bent = 2 * len(telling) > len(rows) and share_bend(telling)
-    highest = degrees.highest_degree(b.k) if bent else 2
+    highest = degrees.highest_degree(b.k) if _bent(optima) else 2
     beta, theta, fits, criteria = np.concatenate(start), np.zeros(0), [], []
     room = len(b.loss) - b.cells - h.size - len(beta)
     for degree in range(2, highest + 1):
@@ -135,6 +136,12 @@ def _fit(optima, values, kept, levels, curvature) -> Joint | None:
     codes = np.unique(codes, return_inverse=True)[1]
     blocks = np.stack([np.bincount(codes, row) for row in mean[1] * noise])
     return Joint(mean[0], blocks, mean[2], between, float(fits[int(weights.argmax())].rss))
+
+
+def _bent(optima: Sequence[Optimum]) -> bool:
+    rows = [bend.window_rows(o.slice) for o in optima]
+    telling = [r for r in rows if r.shrinkable]
+    return 2 * len(telling) > len(rows) and share_bend(telling)
 
 
 def _law(optima, values, names, t: int, fitted: Joint, at: int) -> PowerLaw:

@@ -84,7 +84,7 @@ def find_optima(
         return [_interpolated(o.slice, estimator, o.verdict) for o in optima]
     if estimator == "shape" or window == "auto":
         for members in _laws(slices):
-            refined = bend.refine([optima[i] for i in members], level, _inside, always=estimator == "shape")
+            refined = bend.refine([optima[i] for i in members], level, is_inside, always=estimator == "shape")
             for i, o in zip(members, refined, strict=True):
                 optima[i] = o
     return optima
@@ -156,7 +156,7 @@ def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: flo
         resolved = abs(curvature) > special.stdtrit(dof, (1 + level) / 2) * unit * np.sqrt(variance)
     if not shaped:
         return "flat", False
-    outside, convex = not _inside(s, surface.vertex), curvature > 0
+    outside, convex = not is_inside(s, surface.vertex), curvature > 0
     if not convex:
         return "edge" if outside and not resolved and surface.k == 1 else "non_convex", False
     if outside:
@@ -164,7 +164,7 @@ def _verdict(s: Slice, surface: Surface, variance: float, dof: float, level: flo
     return "interior" if resolved else "flat", resolved
 
 
-def _inside(s: Slice, log_value: np.ndarray) -> bool:
+def is_inside(s: Slice, log_value: np.ndarray) -> bool:
     """Whether the value lies between the measured ones; values where every run diverged bound the range on their
     side."""
     if not np.isfinite(log_value).all():
