@@ -9,7 +9,7 @@ an asymmetrical basin that diverges, seeds that shift all their runs, noise that
 
     steps      hyperbola 79 %, overhead 79 %; sizes off the law by 10 % 75 %
     sweeps     hyperbola 81 %, overhead 85 %; four tokens per batch 90 % (too wide); sizes off the law 82 %
-    misspecified   steps 73 % (hyperbola), 75 % (overhead); sweeps 73 % (hyperbola), 69 % with LR grids, 92 % (overhead)
+    misspecified   steps 73 % (hyperbola), 75 % (overhead); sweeps 73 % (hyperbola), 69 % with LR grids, 90 % (overhead)
 
 Points: 77-80 %, but 62 % of sweeps with definition=overhead, where L_B(D) is no power law at the largest batches.
 What under-covers does so by bias: a bend of p = 1.15 is read as an exponent higher by 0.02-0.03, since small sizes are
