@@ -5,11 +5,11 @@ Planted tables (benchmarks/planted_critical.py), both definitions, from sweeps a
 independent noise, and forms that the fitter does not have (bend p = 1.15, loss a power of ln D, LR tuned on grids with
 an asymmetrical basin that diverges, seeds that shift all their runs, noise that grows with scale, sizes off the law).
 
-80 % intervals of the exponent held the truth in (22 November 2026; 500 draws of steps, 100-150 of sweeps):
+80 % intervals of the exponent held the truth in (22 November 2026; 500 draws of steps, 150-200 of sweeps):
 
     steps      hyperbola 79 %, overhead 79 %; sizes off the law by 10 % 75 %
-    sweeps     hyperbola 81 %, overhead 85 %; four tokens per batch 90 % (too wide); sizes off the law 82 %
-    misspecified   steps 73 % (hyperbola), 75 % (overhead); sweeps 73 % (hyperbola), 69 % with LR grids, 90 % (overhead)
+    sweeps     hyperbola 84 %, overhead 85 %; four tokens per batch 89 % (too wide); sizes off the law 85 %
+    misspecified   steps 73 % (hyperbola), 75 % (overhead); sweeps 75 % (hyperbola), 69 % with LR grids, 90 % (overhead)
 
 Points: 77-80 %, but 62 % of sweeps with definition=overhead, where L_B(D) is no power law at the largest batches.
 What under-covers does so by bias: a bend of p = 1.15 is read as an exponent higher by 0.02-0.03, since small sizes are
