@@ -194,13 +194,11 @@ def table(words: list[str], flags: dict) -> int:
     from analysis.table import write_table
 
     frame = read(parse(words))
-    for line in [*frame.attrs.get("damaged", []), *frame.attrs.get("listed", [])]:
-        print(line, file=sys.stderr)
     if flags.get("--out"):
         write_table(frame, flags["--out"])
-        print(f"{len(frame)} runs in {flags['--out']}")
-    else:
-        print(frame.to_csv(index=False), end="")
+    for line in [*frame.attrs.get("damaged", []), *frame.attrs.get("listed", [])]:
+        print(line, file=sys.stderr)
+    print(f"{len(frame)} runs in {flags['--out']}" if flags.get("--out") else frame.to_csv(index=False).rstrip("\n"))
     return 0
 
 

@@ -135,6 +135,30 @@ options = st.one_of(
     names.map(lambda key: [f"{key}=1"]),
     conditions.map(lambda text: [f"where={text}"]),
 )  # fmt: skip
+analyses = words(  # one bad option of each other analysis
+    *(["analysis=loss", o] for o in ("form=best", "select=mean", "delta=-1", "delta=x", "fixed={Z:1}", "fixed=3",
+                                     "flops=[-1]", "flops=[x]", "bootstrap=-1", "predictors=[nope]", "predictors=loss")),
+    *(["analysis=isoflop", o] for o in ("estimator=best", "window=2", "tolerance=2", "select=mean", "weights=all",
+                                        "approach3=perhaps")),
+    *(["analysis=envelope", o] for o in ("envelope=box", "bins=3", "points=some", "edges=cut", "columns.run_id=nope")),
+    *(["analysis=critical_batch", o] for o in ("definition=best", "overhead=0", "overhead=x", "optimal_batch=-1",
+                                               "targets=0", "targets=[]", "targets=[-1]", "share=all", "tuned=no",
+                                               "unit=km")),
+    *(["analysis=curves", o] for o in ("law=best", "fit_runs=[nope]", "heldout_runs=[nope]", "run_by=[nope]", "points=3",
+                                       "fraction=2", "smooth=2", "momentum=2", "kernel=box", "optimise_steps=2", "nodes=1",
+                                       "peak_lr=-1", "from_step=x", "columns.step=nope")),
+    *(["analysis=transfer", o] for o in ("tuned=batch", "scale=age", "fixed=lr", "compare=nope", "reference=nope",
+                                         "factor=1", "exponent=two", "best=all", "interval=[3,1]",
+                                         "interval=[-1,1]", "initial_loss=0")),
+    *([f"analysis={a}", o] for a in ("lr", "lr_batch", "tau", "weight_decay", "batch")
+      for o in ("stage=three", "compare=perhaps", "estimator=spline")),
+)  # fmt: skip
+foreign = st.one_of(
+    st.tuples(st.sampled_from(["csv", "table", "wandb"]), tables).map(lambda x: [f"{x[0]}={x[1]}"]),
+    words(["csv=t.csv", "columns.lr=nope"], ["csv=t.csv", "columns.nope=lr"], ["csv=t.csv", "wandb=t.csv"], "wandb=t.csv",
+          ["csv=t.csv", "where=lr > 1"], ["runs=runs", "columns.lr=lr"], "wandb=runs", "wandb=noise.csv", "csv=",
+          ["table=t.csv", "csv=t.csv"], ["csv=t.csv", "--out", "t.xyz"], ["csv=t.csv", "columns=3"]),
+)  # fmt: skip
 targets = st.one_of(
     words([], "params=1e9", "tokens=1e9", "params=0 tokens=1e9", ["params=-1", "tokens=1e9"],
           ["params=nan", "tokens=1e9"], ["params=abc", "tokens=1e9"], ["params=[1]", "tokens=1e9"],
@@ -154,6 +178,9 @@ command_lines = st.one_of(
     in_preparing.map(lambda x: ["train", *TINY, *x]),
     tables.map(lambda t: ["fit", "analysis=lr", f"table={t}"]),
     options.map(lambda o: ["fit", "analysis=lr", "table=t.csv", *o]),
+    analyses.map(lambda o: ["fit", "table=t.csv", *o]),
+    foreign.map(lambda o: ["table", *o]),
+    foreign.filter(lambda o: "--out" not in o).map(lambda o: ["fit", "analysis=lr", *o]),
     targets.map(lambda t: ["recommend", "laws=laws", *t]),
     st.sampled_from([
         [], ["swep"], ["sweep"], ["status"], ["fit"], ["recommend"], ["check"], ["check", "x"], ["table"], ["-x"],

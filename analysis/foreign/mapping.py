@@ -29,6 +29,9 @@ def to_canonical(frame: pd.DataFrame, columns: Mapping[str, str] | None, roles: 
     rename(frame[:1], columns)  # for its errors
     readings = {name: read(name.removesuffix(" (2)"), (roles or {}).get(name)) for name in frame}
     taken, lines = _choose(frame, readings, columns)
+    if not taken:
+        shown = ", ".join(map(str, frame.columns[:SHOWN])) + (", ..." if len(frame.columns) > SHOWN else "")
+        raise UserError(f"none of the columns is known ({shown[:300]}); say which is the loss, columns.loss=THEIRS.")
     blank = [name for name in frame if is_empty(frame[name]).all()]
     if len(blank) == len(frame.columns):
         raise UserError(f"the table has {len(frame)} rows and nothing in any cell.")
