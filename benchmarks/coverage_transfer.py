@@ -3,6 +3,10 @@
 Two parameterizations over scales, each with a best LR that strays from its power law, a curvature that is a power of
 scale, and a loss that falls to an asymptote of its own. The generator shares no code with the fitter. `bowl` has its
 forms; in `bent` the basin blows up at high LR and the loss has a second power (n^-2b), which no fit knows.
+
+Measured, 500 draws, 80 % due: `bowl` cases p 81-83 %, E 80 %, kappa 83-85 %, R_inf 81-83 %, L_inf 82-84 %. 100 draws:
+`multiplier` 81 %; `bent` p 79 %, E 81 %, kappa 69 % (the error of the shape that slices share is not in it), R_inf 100 %
+(both lines bend alike, and the misfit widens it), L_inf 0 %: an asymptote is as good as its form.
 """
 
 import argparse
