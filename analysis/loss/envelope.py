@@ -16,8 +16,8 @@ Intervals. Checkpoints of one run share its noise. Crossings: each moves with th
 senses, and with the noise where they cross, taken in equal parts: V = 1 + A A'/2, A (crossings, runs) holding 1 and -1;
 the residuals give the scale (analysis/law.py). All: runs are resampled whole. As a resample lacks a third of the sizes,
 that interval is several times too wide. How often 10-90 % intervals hold the exponent (python -m
-benchmarks.coverage_isoflop): crossings of bins 83-84 % in 500 draws; in 100, ~69 % where checkpoints are as noisy as 0.004
-nats, ~72 % by hull; all bins ~100 %. The lowest of noisy curves favours lucky runs: a is then high by 0.003 to 0.008.
+benchmarks.coverage_isoflop): crossings of bins 83-84 %, of the hull 71 % (500 draws); ~69 % where checkpoints are as noisy
+as 0.004 nats, ~100 % by all bins (100 draws). The lowest of noisy curves favours lucky runs: a is then high by 0.003 to 0.008.
 
 Trap: a checkpoint in the middle of a decaying schedule has a higher loss than a run that ends there; the envelope is
 unbiased only where LR is constant.
