@@ -145,11 +145,11 @@ def test_repeats_make_tokens_worth_less():
 
 @pytest.mark.parametrize("case", ["grid 5 x 6", "20 runs of 10 checkpoints"])
 def test_intervals_cover(case):
-    """40 draws at 80 %: below 24 or above 39 has a chance of 0.3 % at each end. 500 draws: benchmarks/coverage_loss.py."""
-    coverage = measure(case, 40, seed=1, bootstrap=120)["coverage"]
+    """30 draws at 80 %: below 17 has a chance of 0.1 %, 30 of 0.1 %. 500 draws: benchmarks/coverage_loss.py."""
+    coverage = measure(case, 30, seed=1, bootstrap=100)["coverage"]
     print(case, coverage)
     for name in ("E", "A", "B", "alpha", "beta", "params_opt exponent"):
-        assert 24 / 40 <= coverage[name] <= 39 / 40, name
+        assert 17 / 30 <= coverage[name] <= 29 / 30, name
 
 
 def test_optimum_of_a_compute_grid_agrees_with_log_optimal():
