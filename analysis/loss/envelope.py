@@ -17,7 +17,7 @@ senses, and with the noise where they cross, taken in equal parts: V = 1 + A A'/
 the residuals give the scale (analysis/law.py). All: runs are resampled whole. As a resample lacks a third of the sizes,
 that interval is several times too wide. How often 10-90 % intervals hold the exponent (python -m
 benchmarks.coverage_isoflop): crossings of bins 83-84 %, of the hull 71 % (500 draws); ~69 % where checkpoints are as noisy
-as 0.004 nats, ~100 % by all bins (100 draws). The lowest of noisy curves favours lucky runs: a is then high by 0.003 to 0.008.
+as 0.004 nats, ~100 % by all bins (100 draws). The lowest of noisy curves favours lucky runs: a is then 0.003 to 0.008 high.
 
 Trap: a checkpoint in the middle of a decaying schedule has a higher loss than a run that ends there; the envelope is
 unbiased only where LR is constant.
