@@ -4,6 +4,9 @@
 Planted sweeps (benchmarks/planted.py), laws fitted, a recipe for a run 3 to 10 times beyond the largest of them. What must
 be held is that run's own optimum, its scatter about the law included. In "batch" LR grows with the batch, and the batch
 comes from a law of its own: `lr` is the optimum at the run's own best batch, `lr_at_batch` that at the batch of the recipe.
+
+Measured, 500 draws: bowl 79 %, without scatter 85, of 3 slices 81; batch: batch_size 79, lr 84, lr_at_batch 81. With the
+scatter of fitted optima (their runs' noise included) in place of that of true ones: LR that blows up 81, tau plateau 83.
 """
 
 import argparse
