@@ -278,3 +278,26 @@ def test_any_table_is_fitted_or_refused_in_words(analysis, data):
     if analysis in ("lr", "tau", "weight_decay", "batch", "lr_batch"):
         options += [{"estimator": "argmin"}, {"lr_adjusted": "lr"}, {"window": 0.1, "bootstrap": 0}]
     outcome(table, analysis, **data.draw(st.sampled_from(options)))
+
+
+# ---- many rows (every analysis: benchmarks/big_tables.py)
+
+
+def test_a_million_rows():
+    """IsoFLOP curves of 28,000 seeds each."""
+    table = TABLES["isoflop"]
+    many = table.loc[table.index.repeat(1_000_000 // len(table))].reset_index(drop=True)
+    many["loss"] *= np.exp(1e-3 * np.random.default_rng(0).standard_normal(len(many)))
+    many["run_id"] = np.arange(len(many)).astype(str)
+    few, lots = values(run(table, "isoflop")), values(run(many, "isoflop"))
+    same(few, {key: lots[key] for key in few}, rel=0.05)
+
+
+def test_two_hundred_thousand_rows():
+    """Forty scales, each with 5,000 runs: grouped and fitted in seconds."""
+    rng = np.random.default_rng(0)
+    n = np.repeat(np.geomspace(1e6, 1e9, 40), 5_000)
+    lr = 2.0 ** rng.integers(-14, -4, len(n)).astype(float)
+    loss = 2 + 0.01 * np.log2(lr / (3 * n**-0.35)) ** 2 + 0.01 * rng.standard_normal(len(n))
+    result = run(pd.DataFrame({"params": n, "tokens": 20 * n, "lr": lr, "loss": loss}), "lr", stage="two", compare=False)
+    assert result.laws[0]["parameters"]["params"]["value"] == pytest.approx(-0.35, abs=0.005)
