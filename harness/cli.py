@@ -15,6 +15,7 @@ hyperlaw: how must learning rate, weight decay and batch size change as my model
   hyperlaw table runs=DIR|csv=FILE|wandb=DIR [columns.params=N ...] [--out t.csv|t.parquet]   one row per run
   hyperlaw fit analysis=NAME table=FILE|runs=DIR [out=DIR] [columns.params=N ...] ['where=...'] [--json]
   hyperlaw recommend laws=DIR params=1e9|model.width=W model.depth=L tokens=2e10 [batch_size=...] [--json]
+      [published=power_lines,step_law] [devices=64 tokens_per_second=4e4|device_flops=F] [loss=2.6] [out=DIR]
   hyperlaw check coordinates [KEY=VALUE ...]       coordinate check of a parameterization
 
   --dry-run         (train, sweep) print the plan and stop
