@@ -67,17 +67,14 @@ def _sizes(df: pd.DataFrame) -> pd.DataFrame:
     if len(known) < 2:
         has = known[0] if known else "none"
         raise UserError(f"the table needs two of params, tokens and flops, and has {has}; map them: columns.NAME=THEIRS.")
-    df = df.copy()
+    df = df.reindex(columns=list(dict.fromkeys([*df, "params", "tokens", "flops"])))
     derived = {
         "params": lambda: df["flops"] / (6 * df["tokens"]),
         "tokens": lambda: df["flops"] / (6 * df["params"]),
         "flops": lambda: 6 * df["params"] * df["tokens"],
     }
     for name, value in derived.items():
-        if name not in df:
-            df[name] = value()
-        elif df[name].isna().any():
-            df[name] = df[name].fillna(value())
+        df[name] = df[name].fillna(value())
     return df
 
 
