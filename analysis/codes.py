@@ -16,14 +16,17 @@ def cluster(values: Sequence[float], within: np.ndarray | None = None, tolerance
     values = np.asarray(values, float)
     within = np.zeros(len(values), int) if within is None else within
     order = np.lexsort((values, within))
-    start, group, code, codes = np.nan, None, -1, np.full(len(values), -1)
-    v, w = values[order].tolist(), within[order].tolist()
-    for position, (value, here) in enumerate(zip(v, w, strict=True)):
-        fresh = here != group or not (value <= start * (1 + tolerance) or (value != value and start != start))
-        if fresh:
+    v, w = values[order], within[order]
+    fresh = np.ones(len(v), bool)  # rows that differ from the one before: the loop is over these alone
+    fresh[1:] = (w[1:] != w[:-1]) | ~((v[1:] == v[:-1]) | (np.isnan(v[1:]) & np.isnan(v[:-1])))
+    start, group, code, codes = np.nan, None, -1, []
+    for value, here in zip(v[fresh].tolist(), w[fresh].tolist(), strict=True):
+        if here != group or not (value <= start * (1 + tolerance) or (value != value and start != start)):
             start, group, code = value, here, code + 1
-        codes[order[position]] = code
-    return codes
+        codes.append(code)
+    result = np.empty(len(v), int)
+    result[order] = np.array(codes, int)[np.cumsum(fresh) - 1]
+    return result
 
 
 def combine(*codes: np.ndarray) -> np.ndarray:

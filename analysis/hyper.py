@@ -17,6 +17,7 @@ from analysis.query import mask
 from analysis.result import FitResult
 from analysis.slices import Partition, partition
 from analysis.stages import drawn_law, draws, joint_laws, side_by_side
+from analysis.thin import thin
 from analysis.tuned import fit_tuned, given, unit
 from analysis.views import slice_views
 
@@ -68,7 +69,7 @@ def _partition(df: pd.DataFrame, analysis: str, options: Options) -> Partition:
         if name in PREDICTORS[analysis]:
             raise UserError(f"profile=[{name}]: analysis={analysis} tunes {name} itself.")
     found = partition(df, analysis, profile=names, **keys)
-    return profile.reduce(df, found, names) if names else found
+    return profile.reduce(df, found, names) if names else thin(found)
 
 
 def _groups(optima: list[Optimum]) -> list[list[Optimum]]:

@@ -10,6 +10,7 @@ from analysis.errors import UserError, nearest
 from analysis.law import lookup
 from analysis.optimum import Optimum, find_optima
 from analysis.slices import DECAY, partition
+from analysis.thin import thin
 from analysis.transfer.options import Options
 
 FEWEST = 3  # scales that make a line
@@ -54,7 +55,7 @@ def find_lines(df: pd.DataFrame, column: str | None, options: Options) -> tuple[
     if options.scale not in df:
         raise UserError(f"scale={options.scale}: the table has no such column{nearest(options.scale, df.columns)}")
     by = list(dict.fromkeys([*options.by, *([column] if column else [])]))
-    found = partition(df, options.tuned, hold=options.hold, by=by, extra=[options.scale])
+    found = thin(partition(df, options.tuned, hold=options.hold, by=by, extra=[options.scale]))
     optima = find_optima(found.slices, "quadratic", options.window, options.bootstrap, options.level, options.seed)
     groups: dict[str, list[Optimum]] = {}
     for o in optima:
