@@ -136,7 +136,7 @@ def recommend(given: Mapping[str, Any], count: Callable[[int, int, dict], int] |
 def save_recipe(recipe: Mapping[str, Any], out: str | os.PathLike) -> list[Path]:
     """recipe.json and, where there is one, the figure of time against compute, in `out`; returns the files. Raises
     UserError where they cannot be written."""
-    from analysis import plot_pareto
+    from analysis.recommend import plot_pareto
 
     out = Path(out)
     try:

@@ -13,7 +13,7 @@ from analysis.compare import SCALES, compare, needed, verdict
 from analysis.law import as_dict, choose_predictors, finite, fit_power_law, lookup, own_covariance
 from analysis.optimum import Optimum
 from analysis.options import Options
-from analysis.penalty import curvature
+from analysis.recommend.penalty import curvature
 from analysis.slices import DECAY
 
 SAMPLED = (
@@ -74,7 +74,7 @@ def fit_tuned(optima: list[Optimum], held: np.ndarray, target: int, name: str, a
         "range": _ranges(values, {*RANGED, *chosen.kept}),
         "sampled": {c: [at.get(c) for at in values] for c in SAMPLED if any(c in at for at in values)},
         "held": {c: float(np.exp(np.mean(np.log([o.slice.held[c] for o in optima])))) for c in _held_names(optima)},
-        "curvature": curvature(optima, target),  # of the basins: analysis/penalty.py
+        "curvature": curvature(optima, target),  # of the basins: analysis/recommend/penalty.py
     }
     tuned = Tuned(parts, predicted, notes)
     if options.compare:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import command, loss_law
-from analysis.critical_law import critical_tokens, sequence_tokens
+from analysis import command
 from analysis.errors import UserError
-from analysis.pareto import Machine, minimum_tokens, nondominated, place, plane
-from analysis.published_laws import PUBLISHED
-from analysis.recommend import as_table, recommend
-from analysis.trade import machine
+from analysis.recommend import as_table, loss_law, recommend
+from analysis.recommend.critical_law import critical_tokens, sequence_tokens
+from analysis.recommend.pareto import Machine, minimum_tokens, nondominated, place, plane
+from analysis.recommend.published_laws import PUBLISHED
+from analysis.recommend.trade import machine
 
 EPOCH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}  # arXiv 2404.10102
 LOSS = {"name": "loss", "analysis": "loss", "given": {}, "parameters": {k: {"value": v} for k, v in EPOCH.items()}}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from analysis import laws_io, report
 from analysis.errors import UserError
 from analysis.fit import fit
-from analysis.ladder import choose_shape, count_blocks
 from analysis.predict import predict
 from analysis.recommend import as_table, recommend
+from analysis.recommend.ladder import choose_shape, count_blocks
 
 
 def power_law(name, coefficient, exponents, analysis=None, low_high=None, **extra):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from analysis.convention import at_target
 from analysis.errors import UserError
 from analysis.predict import predict
-from analysis.published_laws import PUBLISHED, as_laws, named
 from analysis.recommend import as_table, recommend
+from analysis.recommend.convention import at_target
+from analysis.recommend.published_laws import PUBLISHED, as_laws, named
 
 EMPTY = {"laws": [], "optima": []}
 

@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from analysis import loss_law
-from analysis.adjusted import multipliers
 from analysis.fit import fit
-from analysis.penalty import at_scale
-from analysis.propagate import sample
-from analysis.recommend import as_table, recommend
+from analysis.recommend import as_table, loss_law, recommend
+from analysis.recommend.adjusted import multipliers
+from analysis.recommend.penalty import at_scale
+from analysis.recommend.propagate import sample
 from benchmarks.coverage_recommend import CASES, QUICK, measure
 from benchmarks.planted import Plan, sweep
 from models.parameterization import Parameterization, hidden

@@ -2,14 +2,14 @@
 
 A Recipe is a dict of plain JSON:
 
-    target, recipe    {NAME: {"value", "low", "high", "source"}} with prediction intervals, 10-90 % (analysis/recipe.py)
-    derived           what follows: weight decay of a tau, LR of the hidden matrices, steps (analysis/adjusted.py)
+    target, recipe    {NAME: {"value", "low", "high", "source"}} with prediction intervals, 10-90 % (recipe.py)
+    derived           what follows: weight decay of a tau, LR of the hidden matrices, steps (adjusted.py)
     overrides         what to type after `hyperlaw train`
     extrapolation     how far it lies from what the laws saw; laws: those that it comes from; notes: lines for the reader
-    comparison        which published laws say otherwise (analysis/disagree.py)
-    penalty           what being wrong within the interval costs (analysis/penalty.py)
-    allocation        the loss that a loss law predicts, and the N and D it would choose (analysis/trade.py)
-    pareto            time against compute at that loss (analysis/pareto.py)
+    comparison        which published laws say otherwise (disagree.py)
+    penalty           what being wrong within the interval costs (penalty.py)
+    allocation        the loss that a loss law predicts, and the N and D it would choose (trade.py)
+    pareto            time against compute at that loss (pareto.py)
 
 The last three are null or empty where a law is missing; a note says which fit gives it. `source` says where a value is
 from: a law, the target (given), or what the laws held.
@@ -18,20 +18,21 @@ from: a law, the target (given), or what the laws held.
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from analysis import laws_io, loss_law
-from analysis import target as targets
-from analysis.adjusted import derived
-from analysis.beyond import compare_with_held, extrapolation
-from analysis.disagree import anchored, compare
+from analysis import laws_io
 from analysis.errors import UserError
-from analysis.penalty import penalties
 from analysis.predict import LEVEL, usable
-from analysis.published_laws import as_laws, named
-from analysis.recipe import NAMES, overrides, resolve, settings
-from analysis.recommend_table import as_table
+from analysis.recommend import loss_law
+from analysis.recommend import target as targets
+from analysis.recommend.adjusted import derived
+from analysis.recommend.beyond import compare_with_held, extrapolation
+from analysis.recommend.disagree import anchored, compare
+from analysis.recommend.penalty import penalties
+from analysis.recommend.published_laws import as_laws, named
+from analysis.recommend.recipe import NAMES, overrides, resolve, settings
+from analysis.recommend.target import Request
+from analysis.recommend.text import as_table
+from analysis.recommend.trade import machine, trade, under
 from analysis.region import region, same
-from analysis.target import Request
-from analysis.trade import machine, trade, under
 
 __all__ = ["as_table", "recommend"]
 PORTABLE = {"tau", "batch_size"}  # not in units of base LR: their laws may serve another parameterization
@@ -51,7 +52,7 @@ def recommend(
     (parameterization="mup") that chooses among laws of one name; for time against compute `devices`, `tokens_per_second`
     (of a device, at the target's size or at `reference_params`) or `device_flops`, `device_batch` (tokens), `loss`.
     level: of the prediction intervals, or in `target`. count(width, depth) -> params of such a model; not given:
-    12 * depth * width^2. published: names (analysis/published_laws.py) whose laws lead over those of the folder, the first
+    12 * depth * width^2. published: names (published_laws.py) whose laws lead over those of the folder, the first
     named over the next.
     Raises UserError where the target is incomplete or impossible, or no law can serve it.
     """

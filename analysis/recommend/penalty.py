@@ -16,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 if TYPE_CHECKING:
-    from analysis.loss_law import LossLaw
     from analysis.optimum import Optimum
+    from analysis.recommend.loss_law import LossLaw
 
 STEP = math.log(2)  # an octave
 LEAST = 4  # slices that show a trend

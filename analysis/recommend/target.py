@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from analysis.errors import UserError, nearest
-from analysis.ladder import choose_shape, count_blocks
 from analysis.predict import predictors
-from analysis.recipe import NAMES
+from analysis.recommend.ladder import choose_shape, count_blocks
+from analysis.recommend.recipe import NAMES
+from analysis.recommend.trade import TOLD
 from analysis.region import Region
-from analysis.trade import TOLD
 
 SAME_SIZE = 0.05  # params as given, and as width and depth count
 SIZES = ("params", "width", "depth", "tokens", "tpp", "context", "flops")
@@ -21,7 +21,7 @@ TWICE = (
 @dataclass
 class Request:
     """numbers: the target; demands: what the user demands of `given`; told: machine and loss, for time against compute
-    (analysis/trade.py); notes: lines for the reader."""
+    (trade.py); notes: lines for the reader."""
 
     numbers: dict[str, float]
     demands: dict[str, object]

@@ -1,7 +1,7 @@
 """The parts of a Recipe: every hyper-parameter from law, target or held value; overrides.
 
 Intervals. `low` and `high` of a value are those of the optimum with everything that a law supplies still open: a law of
-LR that takes the batch has the batch law's error in it (draws, analysis/propagate.py). Where that matters `conditional`
+LR that takes the batch has the batch law's error in it (draws, propagate.py). Where that matters `conditional`
 holds the interval at the batch (LR, tau) that this recipe sets.
 """
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.convention import at_target
 from analysis.errors import UserError
 from analysis.predict import predict, predictors
-from analysis.propagate import interval, sample
+from analysis.recommend.convention import at_target
+from analysis.recommend.propagate import interval, sample
 from analysis.region import Region, same
 
 if TYPE_CHECKING:
-    from analysis.target import Request
+    from analysis.recommend.target import Request
 
 NAMES = ("batch_size", "tau", "lr", "weight_decay")  # what a recipe holds; a law may need those before it
 # Overrides of `hyperlaw train` for what was constant in the sweep and changes what lr or batch_size mean.
@@ -74,7 +74,7 @@ def resolve(chosen: Laws, regions: Regions, request: "Request", level: float) ->
     vocab = [known["vocab"]] if "vocab" in known else [(law.get("given") or {}).get("vocab") for law in chosen.values()]
     vocab = next((each for each in vocab if each is not None), None)
     if isinstance(vocab, int | float) and vocab > 0:
-        values["vocab"] = float(vocab)  # for laws that count parameters without it (analysis/convention.py)
+        values["vocab"] = float(vocab)  # for laws that count parameters without it (convention.py)
     for name in BATCH:
         if name in known:
             _set(values, name, known[name])

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.critical_law import critical_tokens
-from analysis.loss_law import LossLaw
+from analysis.recommend.critical_law import critical_tokens
+from analysis.recommend.loss_law import LossLaw
 
 GRID, BATCH_GRID = 240, 480  # of N and of B
 BEHIND = 0.005  # shares that the grid cannot tell from none

@@ -9,10 +9,10 @@ standard parameterization beside the recipe's LR of the hidden matrices where mu
 import math
 from collections.abc import Mapping
 
-from analysis.convention import at_target
-from analysis.critical_law import critical_tokens, find
 from analysis.predict import predict, predictors, usable
-from analysis.published_laws import PUBLISHED, Published
+from analysis.recommend.convention import at_target
+from analysis.recommend.critical_law import critical_tokens, find
+from analysis.recommend.published_laws import PUBLISHED, Published
 from analysis.region import same
 
 SETTINGS = ("optimizer", "parameterization", "schedule", "weight_decay_mode")

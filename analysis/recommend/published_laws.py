@@ -1,9 +1,9 @@
 """Laws of hyper-parameters from papers, by name, in the form of laws.json: `PUBLISHED["power_lines"].laws`.
 
 Each law says where it stands in its paper, its units, how it counts parameters and FLOPs (`counts_params`,
-`counts_flops`: analysis/convention.py converts), and under `memory` which of its numbers were recalled and not read in
+`counts_flops`: convention.py converts), and under `memory` which of its numbers were recalled and not read in
 the paper: those are to be checked before anything is built on them. What ran under other settings (`given`) than a
-reader's own sweep answers another question; `analysis/disagree.py` says so beside each comparison.
+reader's own sweep answers another question; `disagree.py` says so beside each comparison.
 
 Traps. Batches: Power Lines counts sequences of 2048 tokens, Step Law and DeepSeek tokens. Parameters: Power Lines counts
 the output head (its embeddings are tied, so that is the total), Step Law and DeepSeek leave the vocabulary out.

@@ -9,7 +9,7 @@ from analysis import style
 
 
 def pareto(path: str | os.PathLike | None, found: Mapping) -> Any:
-    """Draws a Recipe's `pareto` (analysis/trade.py); writes the figure to `path` (None: nothing) and returns it."""
+    """Draws a Recipe's `pareto` (trade.py); writes the figure to `path` (None: nothing) and returns it."""
     hours = found["machine"]["time_unit"] == "seconds"
     scale = 3600.0 if hours else 1.0
     curves = {name: curve for name, curve in found["curves"].items() if name != "front"}

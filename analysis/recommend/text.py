@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from analysis.predict import LEVEL, in_numbers, off
+from analysis.recommend.target import SIZES
 from analysis.style import short
-from analysis.target import SIZES
 
 WIDTH = 116
 UNITS = {"hours": "hours", "batch_tokens": "batch in tokens", "lr_adjusted": "LR of hidden matrices",

@@ -7,7 +7,7 @@ from analysis.predict import predictors
 from analysis.region import Region, distances, off_ray, same
 
 if TYPE_CHECKING:
-    from analysis.target import Request
+    from analysis.recommend.target import Request
 
 FAR = 2.0  # a held hyper-parameter that differs by more is said to differ
 Laws = Mapping[str, Mapping]

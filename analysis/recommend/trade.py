@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis import critical_law, loss_law
 from analysis.errors import UserError
-from analysis.pareto import Machine, critical_at, curves, minimum_tokens, place, plane, row, rows
-from analysis.published_laws import PUBLISHED
+from analysis.recommend import critical_law, loss_law
+from analysis.recommend.pareto import Machine, critical_at, curves, minimum_tokens, place, plane, row, rows
+from analysis.recommend.published_laws import PUBLISHED
 from analysis.region import same
 
 TOLD = ("devices", "tokens_per_second", "device_flops", "device_batch", "reference_params")  # keys of the target

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.propagate import interval
+from analysis.recommend.propagate import interval
 
 WIDTH_EXPONENT = {"standard": 0.0, "standard_embedding": 0.0, "mup": 0.0, "completep": 1.0}  # of weight decay
 
