@@ -19,6 +19,7 @@ from analysis.parting import RAMPS, SAME_SHARE, part_ramps, part_settings
 
 SAME_HELD = 0.02  # ladders written with three digits
 SAME_TUNED = 0.01
+MOST, MOST_PARTS = 3000, 20_000  # slices that a fit takes, and combinations of what is held, lone rows among them
 
 GIVEN = ("params", "tokens", "tpp", "width", "depth", "head_dim", "vocab")
 DECAY = ("weight_decay", "tau")
@@ -116,6 +117,7 @@ def partition(
         same = {name: _plain(group[name].iloc[0]) for name in names}
         order = np.argsort(codes, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+        _bound(len(parts), MOST_PARTS, len(group), held)
         found = [_slice(columns, spots[part], targets, same, held, extra) for part in parts]
         found = [
             replace(s, given=s.given | {name: _plain(group[name].iloc[part[0]]) for name in settled})
@@ -124,6 +126,7 @@ def partition(
         kept = _drop_lone(found, [int(scale[part[0]]) for part in parts])
         ignored += sum(len(s.rows) for s in found) - sum(len(s.rows) for s in kept)
         slices += kept
+        _bound(len(slices), MOST, len(df), held)
     if ignored:
         notes.append(f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice.")
     if parting:
@@ -134,6 +137,14 @@ def partition(
     if moving:
         notes.append(f"{', '.join(sorted(moving))} vary inside slices and are not held; by=[{min(moving)}] would part them.")
     return Partition(slices, notes)
+
+
+def _bound(count: int, most: int, rows: int, held: Sequence[str]) -> None:
+    if count > most:
+        raise UserError(
+            f"{rows} rows fall into {count} slices of one scale{''.join(f', {name}' for name in held)}, more than {most}:\n"
+            "leave some out with where=, or round what hardly two rows share."
+        )
 
 
 def _batch(df: pd.DataFrame, unit: str) -> str:

@@ -5,7 +5,7 @@ means themselves; so optima and intervals stay, and what is lost are degrees of 
 Groups are of whole seeds where every seed has its run at (nearly) every value, so a seed's offset stays an offset; else
 of the runs of one value, in order of their block (branches of one trunk go together). Diverged runs, and those far up the
 walls, make groups of their own. Of random search the tuned values are put into bins of the log axis first, each at its
-mean: the bins are far narrower than any basin.
+mean: the bins are far narrower than any basin; the offsets of its seeds, which no group keeps, count as noise.
 
 Slices of SLICE rows or fewer stay as they are unless the table has more than WHOLE rows in slices.
 """

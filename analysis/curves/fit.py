@@ -18,6 +18,7 @@ from analysis.result import FitResult
 
 __all__ = ["Options", "fit"]
 SCORED = 250  # losses of an unseen run behind the error of its whole curve
+MOST = 300  # runs that a law is fitted to, and runs that it is scored on; of more, these many evenly by their order
 PARTS = ("params", "batch_tokens", *(name for name in SETTINGS if name not in ("schedule", "cooldown_shape", "final_ratio")))
 
 
@@ -32,11 +33,20 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = "curves") -> FitR
     check_ids(found, options)
     result = FitResult(analysis, notes=notes)
     if options.law == "collapse":
+        found = few(found, "runs", result.notes)
         return normalised.analyse(found, options, result)
     for key, members in parts(found, options.by).items():
         for name in ("annealing", "multi_power") if options.law == "both" else (options.law,):
             _fit_part(members, dict(key), name, options, result)
     return result
+
+
+def few(found: list[Curve], what: str, notes: list[str]) -> list[Curve]:
+    """At most MOST of them, evenly by their order; a note where there are more."""
+    if len(found) <= MOST:
+        return found
+    notes.append(f"{MOST} of {len(found)} {what} are taken, evenly by their order; where= takes others.")
+    return [found[i] for i in np.round(np.linspace(0, len(found) - 1, MOST)).astype(int)]
 
 
 def check_ids(found: Sequence[Curve], options: Options) -> None:
@@ -85,13 +95,16 @@ def _fit_part(members: list[Curve], key: dict, name: str, options: Options, resu
         if unseen and not (options.fit_runs or options.heldout_runs):
             result.notes.append(f"{name}{f' ({label})' if label else ''}: no run with a loss to fit.")
         return
+    chosen = few(chosen, f"runs{f' ({label})' if label else ''} to fit", result.notes)
+    unseen = few(unseen, f"runs{f' ({label})' if label else ''} to predict", result.notes)
     law = fit_law(chosen, name, options)
     if isinstance(law, str):
         result.notes.append(f"{law}{f' ({label})' if label else ''}")
         return
     judge = law
     if second and unseen:
-        rest = [c for c in chosen if c not in unseen]
+        out = {c.run_id for c in unseen}
+        rest = [c for c in chosen if c.run_id not in out]
         judge = fit_law(rest, name, options)
         judge = None if isinstance(judge, str) or judge.name != law.name else judge
     given = key | _given(chosen) | ({"momentum": options.momentum} if _fixed_momentum(law, options) else {})

@@ -40,6 +40,9 @@ BODY = {
     "power": "L0 + A * S1^-alpha",
     "multi_power": "L0 + A * S1^-alpha - sum over k of B * (lr_[k-1] - lr_k) * (1 - (C * lr_k^-gamma * S_k + 1)^-beta)",
 }
+MOST = 10_000  # losses fitted, of all runs together: of more than 40 runs each gives fewer than `points`
+FEWEST = 20  # losses that each of many runs gives
+LEFT_OUT = 40  # runs left out one by one, of more these many evenly
 LEAST = 4  # losses beyond the parameters that a fit needs
 NO_SHIFT = 0.3  # significance above which the noise of losses explains what refits without a run miss
 
@@ -143,7 +146,8 @@ def used(curve: Curve, from_step: float, points: int) -> np.ndarray:
 def fit_law(curves: Sequence[Curve], name: str, options: Options) -> CurveLaw | str:
     """The law, or a line that says why there is none."""
     after = first_step(curves, options)
-    masks = [used(curve, after, options.points) for curve in curves]
+    points = min(options.points, max(FEWEST, MOST // max(len(curves), 1)))
+    masks = [used(curve, after, points) for curve in curves]
     chosen = [(c, m) for c, m in zip(curves, masks, strict=True) if m.any()]
     name = name if options.annealing or name != "annealing" else "power"
     if not chosen:
@@ -154,6 +158,8 @@ def fit_law(curves: Sequence[Curve], name: str, options: Options) -> CurveLaw | 
     peak = max(curve.history.peak for curve, _ in chosen)
     kernel = kernel_of(name, options, peak)
     notes = []
+    if points < options.points and max(int(mask.sum()) for _, mask in chosen) == points:
+        notes.append(f"{name}: {len(chosen)} runs are many, so {points} losses of each are fitted.")
     if not isinstance(kernel, Nothing) and not len(at.drop):
         kernel, name = Nothing(), "power"
         notes.append("LR never falls in the fit runs, so the annealing term is unknown: the law is the power law alone.")
@@ -189,7 +195,7 @@ def fit_law(curves: Sequence[Curve], name: str, options: Options) -> CurveLaw | 
 def _shift(law: CurveLaw, y: np.ndarray, at: Points, run: np.ndarray, delta: float) -> float:
     """s of the module docstring."""
     excess, model, noise = [], law.fit.model, float(np.mean(_widened(law.residual, law.fit) ** 2))
-    for k in range(law.runs):
+    for k in np.unique(np.linspace(0, law.runs - 1, min(law.runs, LEFT_OUT)).round().astype(int)):
         rest, last = run != k, np.flatnonzero(run == k)[-1:]
         if not model.size <= rest.sum() - LEAST:
             continue
