@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.columns import CANONICAL, FURTHER, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES
+from analysis.columns import CANONICAL, FURTHER, IDENTIFIERS, NUMBERS, POSITIVE, SETTINGS, STATUS_WORDS, STATUSES, is_mark
 from analysis.errors import UserError, nearest
+from analysis.findings import Finding, number, settle
 
 LARGEST = 1e100  # of any size: products of three of them are finite
+FROM_ZERO = ("weight_decay", "step")  # may be 0
 # Parameterizations that leave LR and weight decay of the hidden matrices as they are.
 PLAIN = ("standard", "standard_embedding")
 
@@ -43,29 +45,51 @@ def canonical(frame: pd.DataFrame, parameterization: str | None = None, lr_adjus
     width rule applies). Without either, a table without lr_adjusted gets no tau. Raises UserError for columns that are
     no numbers or out of their range. What was assumed about divergence stands in `attrs["notes"]`.
     """
+    return settle(*derive(frame, parameterization, lr_adjusted))
+
+
+def derive(
+    frame: pd.DataFrame, parameterization: str | None = None, lr_adjusted: str | None = None
+) -> tuple[pd.DataFrame, list[Finding], list[str]]:
+    """(`canonical` without a word on its cells, what there is to say, notes so far), for `settle` after a filter. Numbers
+    out of their range stand as they were, so that a filter sees them; nothing is derived from them."""
     df = frame.copy()
+    notes = list(df.attrs.get("notes", []))
+    findings: list[Finding] = []
+    given: dict[str, pd.Series] = {}
     for name in IDENTIFIERS:
         if name in df:
             df[name] = _text(df[name])
     for name in NUMBERS:
-        if name in df:
-            df[name] = _number(df[name], name)
-    for name in POSITIVE:
-        if name in df and (bad := (df[name] <= 0) | (df[name] > LARGEST)).any():
-            raise UserError(
-                f"{name} is not above 0 and finite in {int(bad.sum())} of {len(df)} rows; mend the table or filter with "
-                "where=."
-            )
-    if "weight_decay" in df and ((df["weight_decay"] < 0) | np.isinf(df["weight_decay"])).any():
-        raise UserError("weight_decay is below 0 or infinite in some rows; mend the table or filter with where=.")
-    df.attrs["notes"] = list(dict.fromkeys([*df.attrs.get("notes", []), *_status(df)]))
+        if name not in df:
+            continue
+        df[name], found = number(df[name], name)
+        findings += found
+        bad, words = _outside(df[name], name)
+        if bad.any():
+            findings.append(Finding(bad, words, True))
+            given[name] = df[name][bad]
+            df[name] = df[name].mask(bad)
+    findings += _status(df)
     if parameterization is not None:
         filled = df["parameterization"].fillna(parameterization) if "parameterization" in df else parameterization
         df["parameterization"] = filled
     _sizes(df)
-    _adjusted(df, lr_adjusted)
+    findings += _adjusted(df, lr_adjusted)
     _fill(df, "tau", tau(df))
-    return df
+    for name, cells in given.items():
+        df.loc[cells.index, name] = cells
+    return df, findings, notes
+
+
+def _outside(values: pd.Series, name: str) -> tuple[pd.Series, str]:
+    """(cells out of their range, what to say of them)."""
+    mend = "; mend the table or filter with where=."
+    if name in POSITIVE:
+        return (values <= 0) | (values > LARGEST), f"{name} is not above 0 and finite in {{n}} of {{of}} rows{mend}"
+    if name in FROM_ZERO:
+        return (values < 0) | np.isinf(values), f"{name} is below 0 or infinite in {{n}} of {{of}} rows{mend}"
+    return pd.Series(False, values.index), ""
 
 
 def tau(df: pd.DataFrame) -> pd.Series | None:
@@ -97,48 +121,38 @@ def _text(column: pd.Series) -> pd.Series:
     return column.astype(object).map(str, na_action="ignore").where(column.notna(), None)
 
 
-def _number(column: pd.Series, name: str) -> pd.Series:
-    if pd.api.types.is_bool_dtype(column):
-        raise UserError(f"column {name} holds true and false where numbers are expected.")
-    if pd.api.types.is_numeric_dtype(column):
-        return column.astype(float)
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    bad = column[numbers.isna() & column.notna()]
-    bad = bad[~bad.map(lambda cell: str(cell).strip().lower() in ("", "nan", "none", "null"))]
-    if len(bad):
-        raise UserError(f"column {name} is not a number in {len(bad)} of {len(column)} rows, for instance {bad.iloc[0]!r}.")
-    return numbers
-
-
-def _status(df: pd.DataFrame) -> list[str]:
-    """Statuses in the words of the Table, and notes. A table without them: a finite loss is done, an infinite one or
-    none at all diverged; an empty status goes by its loss, none at all failed. A column `diverged` of true and false
-    counts too."""
+def _status(df: pd.DataFrame) -> list[Finding]:
+    """Statuses in the words of the Table, and findings. A table without them: a finite loss is done, one of +infinity or
+    none at all diverged; an empty status goes by its loss, none at all failed; done with a loss of +infinity is diverged.
+    A loss of -infinity is a number like any below 0, for the fit to refuse. A column `diverged` of true and false counts
+    too."""
     if "loss" not in df and "status" not in df:
         return []
-    notes = []
+    found = []
+    everywhere = pd.Series(True, df.index)
     loss = df["loss"] if "loss" in df else pd.Series(np.nan, index=df.index)
     lost = "failed" if "status" in df else "diverged"
-    guess = np.select([np.isfinite(loss), np.isinf(loss)], ["done", "diverged"], lost)
+    guess = np.select([loss.notna() & ~np.isposinf(loss), np.isposinf(loss)], ["done", "diverged"], lost)
     if "status" not in df:
         df["status"] = guess
-        if empty := int(loss.isna().sum()):
-            notes.append(f"{empty} rows have no loss, and the table has no status: taken as diverged.")
+        found.append(Finding(loss.isna(), "{n} rows have no loss, and the table has no status: taken as diverged."))
     elif (flag := _flag(df["status"])) is not None:
         df["status"] = np.where(flag.isna(), None, np.where(flag == 1, "diverged", "done"))
-        notes.append("status holds true and false: read as diverged and done.")
+        found.append(Finding(everywhere, "status holds true and false: read as diverged and done."))
     given = df["status"].astype(object)
     given = given.where(given.notna(), guess)
     words = {word: STATUS_WORDS.get(str(word).lower(), str(word).lower()) for word in given.unique()}
-    unknown = sorted(set(words.values()) - set(STATUSES))
-    if unknown:
-        raise UserError(f"status holds {unknown[0]!r}; known are {', '.join(STATUSES)}.")
     df["status"] = given.map(words)
+    for word in sorted(set(words.values()) - set(STATUSES)):
+        shown = repr(word).replace("{", "{{").replace("}", "}}")
+        found.append(Finding(df["status"] == word, f"status holds {shown}; known are {', '.join(STATUSES)}.", True))
+    infinite = (df["status"] == "done") & np.isposinf(loss)
+    found.append(Finding(infinite, "{n} rows are done with an infinite loss: taken as diverged."))
     flag = _flag(df["diverged"]) if "diverged" in df else None
-    if flag is not None and (marked := (flag == 1) & (df["status"] == "done")).any():
-        df.loc[marked, "status"] = "diverged"
-        notes.append(f"{int(marked.sum())} rows are diverged by the column diverged.")
-    return notes
+    marked = (df["status"] == "done") & ~infinite & (False if flag is None else flag == 1)
+    found.append(Finding(marked, "{n} rows are diverged by the column diverged."))
+    df.loc[infinite | marked, "status"] = "diverged"
+    return found
 
 
 def _flag(column: pd.Series) -> pd.Series | None:
@@ -172,20 +186,38 @@ def _sizes(df: pd.DataFrame) -> None:
     _fill(df, "flops", None if volume is None else 6.0 * volume)
 
 
-def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> None:
+def _adjusted(df: pd.DataFrame, lr_adjusted: str | None) -> list[Finding]:
     """LR and weight decay of the hidden matrices, only where the table or the user says how they follow."""
+    found: list[Finding] = []
     if lr_adjusted is not None:
         if lr_adjusted not in df:
             raise UserError(f"lr_adjusted={lr_adjusted}: the table has no such column{nearest(lr_adjusted, df.columns)}")
-        _fill(df, "lr_adjusted", _number(df[lr_adjusted], lr_adjusted))
+        values, found = number(df[lr_adjusted], lr_adjusted)
+        _fill(df, "lr_adjusted", values)
     rule = df["parameterization"] if "parameterization" in df else pd.Series(None, index=df.index, dtype=object)
     plain = rule.isin(PLAIN)
     if "lr" in df and plain.any():
         _fill(df, "lr_adjusted", df["lr"].where(plain))
     if "weight_decay" in df and "lr_adjusted" in df:  # CompleteP multiplies weight decay by the width ratio: not known here
         _fill(df, "weight_decay_adjusted", df["weight_decay"].where(df["lr_adjusted"].notna() & (rule != "completep")))
+    return found
 
 
 def _fill(df: pd.DataFrame, name: str, values: pd.Series | None) -> None:
     if values is not None and (values := values.mask(np.isinf(values))).notna().any():  # a product may overflow
         df[name] = df[name].fillna(values) if name in df else values
+
+
+def marks(df: pd.DataFrame) -> list[Finding]:
+    """Findings on columns that seem to mark runs which are listed twice (duplicate_run, is_duplicate): they part
+    nothing."""
+    found = []
+    for name in df:
+        if is_mark(name) and df[name].notna().any():
+            flag = _flag(df[name])
+            shown = str(name).replace("{", "{{").replace("}", "}}")
+            term = shown if str(name).isidentifier() else f"`{shown}`"
+            leave = f", and are used; where='not {term}' leaves them out" if pd.api.types.is_bool_dtype(df[name]) else ""
+            rows = df[name].notna() if flag is None else flag == 1
+            found.append(Finding(rows, f"{shown}: {{n}} of {{of}} rows are likely marked as listed twice{leave}."))
+    return found

@@ -12,14 +12,15 @@ CANONICAL = (
     "device_seconds"
 ).split()
 
-FURTHER = ("steps_to_target", "target_loss")  # of tables for analysis=critical_batch
+# Of tables for analysis=critical_batch; of long tables for analysis=curves; of the loss law's form=data_constrained.
+FURTHER = ("steps_to_target", "target_loss", "step", "total_steps", "unique_tokens")
 
 TEXT = ("run_id", "trunk", "status", "weight_decay_mode", "schedule", "optimizer", "parameterization")
 IDENTIFIERS = ("run_id", "trunk")  # compared as text, also where a reader takes them for numbers
 NUMBERS = (*(name for name in CANONICAL if name not in TEXT and name != "seed"), *FURTHER)
 POSITIVE = (
     "params params_total params_non_embedding width depth base_width base_depth context tokens tpp batch_size "
-    "batch_tokens steps lr lr_adjusted tau flops steps_to_target target_loss"
+    "batch_tokens steps lr lr_adjusted tau flops steps_to_target target_loss total_steps unique_tokens"
 ).split()
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
@@ -52,3 +53,8 @@ LABELS = (
     "id name run run_name display_name group tags notes url host hostname node gpu device user created created_at "
     "runtime diverged accuracy perplexity grad_norm val_loss eval_loss final_loss"
 ).split()
+
+
+def is_mark(name: object) -> bool:
+    """Whether a column is likely a mark of runs that are listed twice: no setting, whatever it holds."""
+    return "duplicate" in str(name).lower()

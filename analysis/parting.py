@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.codes import cluster, combine, distinct
-from analysis.columns import LABELS, OUTCOMES, SCALE
+from analysis.columns import LABELS, OUTCOMES, SCALE, is_mark
 
 MOST = 20  # values of a setting
 SAME_SHARE = 0.25  # of training, of few whole steps
@@ -47,7 +47,7 @@ def part_settings(
     parting, moving = [], []
     for name in df.columns.difference(sorted(accounted)):
         column = df[name]
-        if column.nunique() < 2 or any(column.equals(df[other]) for other in accounted & set(df)):
+        if is_mark(name) or column.nunique() < 2 or any(column.equals(df[other]) for other in accounted & set(df)):
             continue
         values = _codes(column)
         moves = distinct(np.where(column.notna(), values, np.nan), combine(codes, tuned)) > 1

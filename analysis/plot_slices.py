@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from analysis import style
 from analysis.region import same
 
 MOST_PANELS = 12
+TITLE, TITLE_LINES = 96, 3  # characters across the figure, and lines, of panel titles
 FAR = 1.5  # curves whose lowest losses differ by more basins than this are each drawn from their own
 MOST_COLOURS = 8  # in a legend; of more, evenly spaced ones are named
 SCALES = ("params", "tpp", "tokens", "batch_size", "width", "depth")
@@ -43,7 +45,7 @@ def losses(path: str | os.PathLike | None, slices: Sequence[Mapping], target: st
             for i in members:
                 used |= _draw_slice(ax, slices[i], colours[described[i].get(colour_key)], shifts[i], top)
             ax.set_ylim(bottom, top)
-            ax.set_title(", ".join(_name(k, v) for k, v in zip(keys, panel, strict=True)), loc="left")
+            ax.set_title(_panel_title(keys, panel, columns), loc="left")
             ax.set_xscale("log", base=2)
         for i, ax in enumerate(axes):
             ax.set_visible(i < len(shown))
@@ -110,6 +112,13 @@ def _colours(values: Sequence[Any]) -> dict:
 
 def _name(column: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{style.label(column)} {style.short(value)}"
+
+
+def _panel_title(keys: Sequence[str], panel: Sequence[Any], columns: int) -> str:
+    """What the panel is at, as far as it fits its width: longer titles would leave the axes no room."""
+    words = ", ".join(_name(k, v) for k, v in zip(keys, panel, strict=True) if v is not None)
+    lines = textwrap.wrap(words, TITLE // columns)
+    return "\n".join(lines[:TITLE_LINES]) + (" ..." if len(lines) > TITLE_LINES else "")
 
 
 def _basins(slices: Sequence[Mapping]) -> list[tuple[float, float]]:

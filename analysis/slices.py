@@ -185,7 +185,7 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     if known.any():
         notes.append(f"{int(known.sum())} rows repeat others in every column: used once.")
         df = df[~known]
-    diverged = (df["status"] == "diverged") | np.isinf(df["loss"])
+    diverged = (df["status"] == "diverged") | np.isposinf(df["loss"])
     empty = df["loss"].isna() & ~diverged
     if empty.any():
         notes.append(f"{int(empty.sum())} rows are done but have no loss: not used.")

@@ -92,7 +92,7 @@ def _ends(df: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
         notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
     df = df[df["status"].isin(["done", "diverged"])]
     df = _known(df, ["params", "tokens", column], notes)
-    lost = (df["status"] == "diverged") | np.isinf(df["loss"])
+    lost = (df["status"] == "diverged") | np.isposinf(df["loss"])
     if (empty := df["loss"].isna() & ~lost).any():
         notes.append(f"{int(empty.sum())} rows are done but have no loss: not used.")
         df, lost = df[~empty], lost[~empty]

@@ -73,7 +73,7 @@ def as_dict(cell: Any) -> dict | None:
     if not isinstance(cell, str):
         return None
     try:
-        found = json.loads(cell)
+        found = json.loads(cell, parse_constant=str)  # NaN stays a word: it is not what is missing
     except (ValueError, RecursionError):
         try:
             found = ast.literal_eval(NAMED_FLOATS.sub(r"'\1\2'", cell.strip()))

@@ -5,6 +5,7 @@ which a fit repeats. Unknown columns stay under their own names; one that has a 
 is called their_NAME, so that nothing uses it unasked.
 """
 
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,10 +37,10 @@ def to_canonical(frame: pd.DataFrame, columns: Mapping[str, str] | None, roles: 
     if len(blank) == len(frame.columns):
         raise UserError(f"the table has {len(frame)} rows and nothing in any cell.")
     table, mapped = _take(frame.drop(columns=[name for name in blank if name not in columns.values()]), taken)
-    not_finite = _not_finite(table["loss"]) if "loss" in table else pd.Series(False, table.index)
+    lost = {name: _lost(table[name]) for name in ("loss", "train_loss") if name in table}
     notes += lines + _cells(table)
     kept = [name for name in table if name not in mapped]
-    notes += _status(table, not_finite)
+    notes += _status(table, lost)
     first = [name for name in CANONICAL if name in table]
     table = canonical(table[first + [name for name in table if name not in first]])
     notes += _without_loss(table) + _in_billions(table)
@@ -74,7 +75,8 @@ def _choose(frame: pd.DataFrame, readings: Mapping[str, Reading], columns: Mappi
         names = sorted((name for *key, name in found if tuple(key) == best), key=lambda name: (name != wanted, name))
         rest = [name for *key, name in found if tuple(key) != best]
         if clash := _clash(frame, names, wanted):
-            words = f"{wanted} could be {' or '.join(names)}: they differ {clash}; say columns.{wanted}={names[-1]}."
+            said = " or ".join(shlex.quote(f"columns.{wanted}={name}") for name in names[:SHOWN])
+            words = f"{wanted} could be {' or '.join(names[:SHOWN])}: they differ {clash}; say {said}."
             if wanted == "loss":
                 raise UserError(words)
             lines.append(f"{words} None is taken.")
@@ -197,14 +199,14 @@ def _plain(column: pd.Series) -> pd.Series:
     return column.map(str, na_action="ignore")
 
 
-def _not_finite(column: pd.Series) -> pd.Series:
-    """Whether each cell is written as NaN or infinite, which an empty one is not."""
-    return is_nan(column) | np.isinf(numbers(column)[0])
+def _lost(column: pd.Series) -> pd.Series:
+    """Whether each cell is written as NaN or +infinity, which an empty one is not. (-infinity is a number below 0.)"""
+    return is_nan(column) | np.isposinf(numbers(column)[0])
 
 
-def _status(table: pd.DataFrame, lost: pd.Series) -> list[str]:
-    """Status in the words of the Table, in place; done with a loss that is lost (not finite) is diverged, unknown words
-    are failures."""
+def _status(table: pd.DataFrame, lost: Mapping[str, pd.Series]) -> list[str]:
+    """Status in the words of the Table, in place; unknown words are failures. A loss that is lost (written as NaN or
+    infinite) says that the run diverged: of a done run the loss, of a failed one also the training loss."""
     lines = []
     if "status" in table and not pd.api.types.is_bool_dtype(table["status"]):
         known = {cell: str(cell).strip().lower() for cell in table["status"].dropna().unique()}
@@ -214,11 +216,14 @@ def _status(table: pd.DataFrame, lost: pd.Series) -> list[str]:
             first = words[odd].iloc[0]
             lines.append(f"status: {_count(odd)} no known one, such as {first!r}{_which(table, odd)}: taken as failed.")
             words = words.mask(odd, "failed")
-        table["status"] = words
-        lost = (words == "done") & lost
-        if lost.any():
-            lines.append(f"status: {_count(lost)} done with a loss not finite{_which(table, lost)}: taken as diverged.")
-            table["status"] = words.mask(lost, "diverged")
+        no = pd.Series(False, table.index)
+        done = (words == "done") & lost.get("loss", no)
+        failed = (words == "failed") & (lost.get("loss", no) | lost.get("train_loss", no))
+        for rows, what in ((done, "done with a loss not finite"), (failed, "failed with a last loss not finite")):
+            if rows.any():
+                other = "" if rows is done else " (if not: write the table with --out, mend its column status, fit table=)"
+                lines.append(f"status: {_count(rows)} {what}{_which(table, rows)}: taken as diverged{other}.")
+        table["status"] = words.mask(done | failed, "diverged")
     return lines
 
 

@@ -41,7 +41,7 @@ def usable(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     if "loss" not in df:
         raise UserError("the table has no loss; map it with columns.loss=THEIRS.")
     df = _sizes(df)
-    lost = (df["status"] != "done") | ~np.isfinite(df["loss"])
+    lost = (df["status"] != "done") | df["loss"].isna() | np.isposinf(df["loss"])
     if lost.any():
         notes.append(f"{int(lost.sum())} rows diverged, failed or have no loss: not used.")
         df = df[~lost]

@@ -68,7 +68,7 @@ def _usable(df: pd.DataFrame, size: str, data: str, notes: list[str]) -> pd.Data
     if again.any():
         notes.append(f"{int(again.sum())} rows repeat others in every column: used once.")
         df = df[~again]
-    known = df["loss"].notna() & np.isfinite(df["loss"]) & df[size].notna() & df[data].notna()
+    known = df["loss"].notna() & ~np.isposinf(df["loss"]) & df[size].notna() & df[data].notna()
     if (~known).any():
         notes.append(f"{int((~known).sum())} rows lack loss, {size} or {data}: not used.")
         df = df[known]

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from analysis import command
+from analysis.canonical import derive
 from analysis.errors import UserError
 from analysis.fit import MODULES, fit
 
@@ -186,9 +187,11 @@ def test_no_loss_at_all(analysis):
 
 
 @every
-@pytest.mark.parametrize("bad", [-1.0, 0.0])
-def test_losses_that_cannot_be(analysis, bad):
-    table = TABLES[analysis].copy()
+@pytest.mark.parametrize("bad", [-1.0, 0.0, -np.inf])
+@pytest.mark.parametrize("status", ["done", None])
+def test_losses_that_cannot_be(analysis, status, bad):
+    table = TABLES[analysis].drop(columns="status", errors="ignore")
+    table = table if status is None else table.assign(status=status)
     table["loss"] = table["loss"].where(table.index != table["loss"].first_valid_index(), bad)
     with pytest.raises(UserError, match="loss"):
         run(table, analysis)
@@ -203,6 +206,74 @@ def test_infinite_losses_are_diverged(analysis):
     marked = table.assign(status=np.where(np.isinf(table["loss"]), "diverged", "done"))
     if analysis != "curves":
         same(values(result), values(run(marked, analysis)))
+
+
+@rows_are_runs
+def test_done_with_an_infinite_loss_is_counted(analysis):
+    table = TABLES[analysis].assign(status="done")
+    table["loss"] = table["loss"].where(table.index != table["loss"].first_valid_index(), np.inf)
+    result, words = outcome(table, analysis)
+    assert "1 rows are done with an infinite loss: taken as diverged" in words
+
+
+# ---- where=
+
+
+@rows_are_runs
+@pytest.mark.parametrize("bad, keeps", [(np.inf, "< 1e300"), (0.0, "> 0"), (-1.0, "> 0"), ("oops", None)])
+def test_where_mends_a_table(analysis, bad, keeps):
+    """The advice of the refusal works: by the bad number itself, or by anything else of its row."""
+    good = TABLES[analysis]
+    row = len(good) // 2 + 1
+    without = values(run(good.drop(index=good.index[row]), analysis, bootstrap=0))
+    zero = ("weight_decay",) if bad == 0 else ()  # may be 0
+    for name in [n for n in MINIMAL[analysis].needs if n not in ("run_id", "loss", *zero)] + ["loss"] * (bad == "oops"):
+        table = good.astype({name: object}) if bad == "oops" else good.astype({name: float})
+        table.loc[table.index[row], name] = bad
+        with pytest.raises(UserError, match=rf"{name} is .* in 1 of {len(table)} rows"):
+            run(table, analysis)
+        with pytest.raises(UserError, match=rf"{name} is .* in 1 of {len(table) - 1} rows"):
+            run(table, analysis, where="index != 0")
+        for where in [f"index != {row}"] + [f"{name} {keeps}"] * (keeps is not None):
+            same(values(run(table, analysis, where=where, bootstrap=0)), without)
+
+
+def test_where_mends_a_status_and_weight_decay():
+    table = TABLES["lr"].assign(weight_decay=0.1)
+    table.loc[3, "weight_decay"], table.loc[4, "status"] = -0.5, "asleep"
+    for where, words in (("index != 4", "weight_decay is below 0"), ("weight_decay >= 0", "status holds 'asleep'")):
+        with pytest.raises(UserError, match=words):
+            run(table, "lr", where=where)
+    assert values(run(table, "lr", where="weight_decay >= 0 and status != 'asleep'"))
+
+
+def test_a_number_out_of_range_is_kept_for_the_filter_and_derives_nothing():
+    table = pd.DataFrame({"params": [1e6, np.inf], "tpp": [20.0, 20.0], "tokens": [0.0, 2e7], "loss": 2.0})
+    df = derive(table)[0]
+    assert df["tokens"].tolist() == [0, 2e7] and df["params"].tolist() == [1e6, np.inf]
+    assert "flops" not in df or not np.isinf(df["flops"]).any()
+
+
+def test_numbers_in_peoples_words_are_sent_to_the_reader_that_knows_them():
+    table = TABLES["lr"]
+    with pytest.raises(UserError, match=r"tokens is not a number in \d+ of \d+ rows, for instance '2.5B'.\n.*csv=FILE"):
+        run(table.assign(tokens="2.5B"), "lr")
+    with pytest.raises(UserError) as error:
+        run(table.assign(tokens="many"), "lr")
+    assert "csv=" not in str(error.value)
+
+
+def test_a_mark_of_duplicates_parts_no_slice_and_is_named():
+    table = TABLES["lr"]
+    twice = table.iloc[::9].assign(loss=lambda t: t["loss"] + 1e-5)
+    both = pd.concat([table, twice], ignore_index=True)
+    both["duplicate_run"] = np.arange(len(both)) >= len(table)
+    result, words = outcome(both, "lr")
+    assert len(result.optima) == len(run(table, "lr").optima)
+    assert f"duplicate_run: {len(twice)} of {len(both)} rows are likely marked as listed twice" in words
+    alone, words = outcome(both, "lr", where="not duplicate_run")
+    assert "duplicate" not in words
+    same(values(alone), values(run(table, "lr")))
 
 
 # ---- what must not matter

@@ -1,6 +1,7 @@
 """Foreign runs in: wandb's files as wandb and our tracker write them, exports in many spellings."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from analysis.foreign import read_export, read_wandb, read_wandb_curves
 from analysis.foreign.cells import as_dict, numbers
 from analysis.foreign.names import read
 from analysis.foreign.wandb_file import BLOCK, HEADER, records
+from analysis.request import parse
 from analysis.table import read_table
 from benchmarks.planted import Plan, sweep
 from harness import cli
@@ -159,6 +161,29 @@ def test_without_wandb_a_line_says_what_to_install(offline, monkeypatch):
         read_wandb(offline)
 
 
+# ---- what a failed run says of divergence
+
+
+def test_a_failed_run_whose_last_loss_is_lost_diverged(tmp_path):
+    """Of failures only those whose last loss, of validation or of training, is written as NaN or infinite."""
+    (tmp_path / "e.csv").write_text(
+        "Name,State,lr,val_loss,train/loss\na,finished,1,3.1,3\nb,crashed,2,NaN,9\nc,failed,4,Infinity,9\nd,crashed,8,3.9,nan\n"
+        "e,crashed,16,,\nf,killed,32,4.0,4\ng,running,64,NaN,NaN\nh,finished,64,-inf,3\n"
+    )
+    table = read_export(tmp_path / "e.csv")
+    assert list(table["status"]) == ["done", *["diverged"] * 3, "failed", "failed", "running", "done"]
+    assert table["loss"].iloc[-1] == -np.inf  # no divergence: a fit refuses it
+    (line,) = [line for line in table.attrs["notes"] if "last loss not finite" in line]
+    assert line.startswith("status: 3 of 8 values are failed") and "(run b, c, d)" in line
+    assert "mend its column status" in line
+
+
+def test_nan_in_a_dict_of_json_is_no_missing_loss(tmp_path):
+    rows = [{"name": "a", "state": "failed", "summary": json.dumps({"val_loss": loss})} for loss in (3.0, float("nan"))]
+    pd.DataFrame(rows).to_csv(tmp_path / "e.csv", index=False)
+    assert list(read_export(tmp_path / "e.csv")["status"]) == ["failed", "diverged"]
+
+
 # ---- exports
 
 
@@ -208,6 +233,16 @@ def test_two_columns_that_could_be_the_loss_are_asked_back(tmp_path):
     table = export(tmp_path, text, {"loss": "val_loss"})
     assert table["loss"].tolist() == [3.2, 3.3] and table["their_loss"].tolist() == [3.0, 3.1]
     assert export(tmp_path, text.replace("3.2", "3.0").replace("3.3", "")).loc[:, "loss"].tolist() == [3.0, 3.1]
+
+
+def test_candidates_for_the_loss_are_all_named_and_quoted_for_the_shell(tmp_path):
+    text = "lr,Loss (val),Eval Loss\n1e-3,3.0,3.2\n2e-3,3.1,3.3\n"
+    with pytest.raises(UserError) as error:
+        export(tmp_path, text)
+    words = shlex.split(str(error.value).split("say ")[1].rstrip("."))
+    assert words == ["columns.loss=Eval Loss", "or", "columns.loss=Loss (val)"]
+    for word, first in ((words[0], 3.2), (words[2], 3.0)):
+        assert export(tmp_path, text, parse([word])["columns"])["loss"][0] == first
 
 
 def test_what_cannot_be_told_is_named_and_not_guessed(tmp_path):
@@ -344,3 +379,25 @@ def test_a_foreign_table_is_fitted_under_its_own_names(tmp_path):
     theirs = fit_words({"analysis": "lr", "csv": str(tmp_path / "t.csv")}).laws[0]["parameters"]
     ours = fit_words({"analysis": "lr", "csv": str(tmp_path / "t.csv"), "columns": {"lr": "config.optimizer.lr"}}).laws
     assert theirs == ours[0]["parameters"] == fit(TABLE, "lr").laws[0]["parameters"]
+
+
+def test_a_foreign_export_goes_through_the_table_command_to_the_same_law(tmp_path, capsys):
+    """csv= straight to fit, and `table csv= --out t.csv` to `fit table=t.csv`: numbers in words, divergences and all."""
+    names = {"params": "Model Size", "lr": "config.optimizer.lr", "loss": "eval/loss", "tokens": "Tokens"}
+    foreign = TABLE[["params", "lr", "loss", "tokens", "seed"]].rename(columns=names)
+    foreign = foreign.assign(State="finished", ID=[f"0{i}" for i in range(len(foreign))])
+    foreign["Model Size"] = foreign["Model Size"].map("{:,.0f}".format)
+    high = foreign.groupby("Model Size")["config.optimizer.lr"].transform("max") == foreign["config.optimizer.lr"]
+    foreign["eval/loss"] = foreign["eval/loss"].astype(object).mask(high, "NaN")
+    foreign["State"] = foreign["State"].mask(high, "crashed")
+    theirs, ours = tmp_path / "theirs.csv", tmp_path / "t.csv"
+    foreign.to_csv(theirs, index=False)
+    assert hyperlaw(capsys, "table", f"csv={theirs}", "--out", str(ours))[0] == 0
+    assert high.sum() > 2 and (pd.read_csv(ours)["status"] == "diverged").sum() == high.sum()
+    answers = []
+    for source in (f"csv={theirs}", f"table={ours}"):
+        words = ("analysis=lr", source, f"out={tmp_path / 'laws'}", "bootstrap=20", "--json")
+        status, out, err = hyperlaw(capsys, "fit", *words)
+        assert status == 0, err
+        answers.append(json.loads(out))
+    assert answers[0]["laws"] and answers[0]["laws"] == answers[1]["laws"] and answers[0]["optima"] == answers[1]["optima"]

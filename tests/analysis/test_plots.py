@@ -111,6 +111,18 @@ def test_any_number_of_slices(n, tmp_path):
     assert len(titles(fig)) <= 12 and (n < 60 or "12 of 15 panels" in fig._suptitle.get_text())
 
 
+def test_panels_of_very_long_titles_keep_their_axes(tmp_path, recwarn):
+    words = {f"a long setting {i}": "none of the others" for i in range(8)}
+    slices = [a_slice({**{k: f"{v} {i}" for k, v in words.items()}, "absent": None, "params": 1e5 * i, "tokens": 1e7}, 2**-6)
+              for i in range(1, 61)]  # fmt: skip
+    slices = [{**s, "given": {**s["given"], **{k: f"{k} {i >> j & 1}" for j, k in enumerate(words)}}}
+              for i, s in enumerate(slices)]  # fmt: skip
+    fig = losses(tmp_path / "f.png", slices, "lr")
+    assert not [str(w.message) for w in recwarn if "constrained_layout" in str(w.message)]
+    assert max(len(line) for title in titles(fig) for line in title.splitlines()) <= 40
+    assert all(title.count("\n") <= 2 and "None" not in title for title in titles(fig))
+
+
 def a_law(given=None, exponents=None, coefficient=0.3, **extra):
     exponents = exponents or {"params": -0.4}
     entries = {k: {"value": v, "low": v - 0.05, "high": v + 0.05} for k, v in exponents.items()}
