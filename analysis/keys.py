@@ -30,8 +30,11 @@ def names(value: Any) -> list[str]:
 
 
 def texts(value: Any) -> list[str]:
-    """A list of names that may look like numbers (run ids), or one of them."""
-    return [str(value)] if isinstance(value, str | int) else [str(item) for item in value]
+    """A list of names that may look like numbers (run ids), or one of them; whole floats without their .0."""
+    items = [value] if isinstance(value, str | int | float) else list(value)
+    if any(item is None or isinstance(item, bool) for item in items):
+        raise TypeError
+    return [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item) for item in items]
 
 
 def between(low: float, high: float) -> Callable[[Any], float]:

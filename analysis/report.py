@@ -39,7 +39,7 @@ def as_text(
     for target in dict.fromkeys(optimum.get("target", "") for optimum in optima):
         parts.append(optima_table([optimum for optimum in optima if optimum.get("target", "") == target], target))
     parts += [law_lines(law) for law in laws]
-    if not laws:
+    if not laws and (optima or not tables):  # tables alone are a result too: collapse, an audit
         wanted = ": a law needs interior optima at two scales or more" if optima else ""
         parts.append(f"no law{wanted}.")
     parts += [table_lines(title, table) for title, table in (tables or {}).items()]

@@ -1,9 +1,10 @@
 """The words of a command line as keywords: `analysis=lr columns.params=N predictors=[tokens] 'where=params < 1e9'`.
 
-Values follow Hydra's grammar (lists, numbers, null), except those that are taken as they stand: paths, `where` and
-`columns.*`. Every key of an analysis may be written bare or as analysis.KEY.
+Values follow Hydra's grammar (lists, numbers, null), except those that are taken as they stand: paths, `where`,
+`columns.*` and run ids (a hash such as 4e10 is no number). Every key of an analysis may be written bare or as analysis.KEY.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from analysis.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "analysis"
 PATHS = ("table", "runs", "wandb", "csv", "out", "laws")
+RUN_IDS = ("fit_runs", "heldout_runs")
+ID = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,"'\[\]]*)\s*(?:,|$)""")
 AS_THEY_STAND = ("where", "heldout", "published", *PATHS)
 
 
@@ -36,6 +39,9 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         if not value and key in PATHS:
             raise UserError(f"{key}= is empty: give a path.")
         raw = target is columns or key in AS_THEY_STAND
+        if target is found and key in RUN_IDS:
+            target[key] = _ids(word, key, value)
+            continue
         target[key] = _unquoted(value) if raw and key != "where" else value if raw else _value(word, key, value)
         if key == "heldout" and target is found:  # a share, or a condition as in where=
             target[key] = _share(value)
@@ -51,6 +57,25 @@ def _share(value: str) -> float | str:
         return float(value)
     except ValueError:
         return value
+
+
+def _ids(word: str, key: str, value: str) -> list[str] | None:
+    """`[4e10,'a b',007]`, or one of them bare, as text."""
+    value = value.strip()
+    if value in ("null", ""):
+        return None
+    inside, spot, found = value[1:-1] if value[0] == "[" and value[-1] == "]" else value, 0, []
+    while spot < len(inside):
+        match = ID.match(inside, spot)
+        if match is None:
+            raise UserError(f"{word!r} is no list of run ids, such as {key}=[127,140].")
+        found.append(_unquoted(match[1].strip()))
+        spot = match.end()
+    if inside == value and len(found) > 1:
+        raise UserError(f"{word!r}: a list is written in brackets, {key}=[{value}].")
+    if "" in found:
+        raise UserError(f"{word!r} holds an empty run id.")
+    return found
 
 
 def choices() -> list[str]:

@@ -36,6 +36,7 @@ def fits(path: Any, law: Any, unseen: list) -> Any:
             top.set_title(f"{title} runs, {law.name.replace('_', ' ')} law", loc="left")
             top.legend(loc="upper right", handlelength=1.2)
             below.set_xlabel("step")
+            _few_steps(below)
         axes[0, 0].set_ylabel("loss (nats per token)")
         axes[1, 0].set_ylabel("learning rate")
     return style.save(fig, path)
@@ -85,6 +86,14 @@ def collapse(path: Any, curves: list, options: Any) -> Any:
         if len(groups) <= 10:
             own.legend()
     return style.save(fig, path)
+
+
+def _few_steps(ax: Any) -> None:
+    """Four ticks at most, 20k for 20,000: narrow panels have no room for more."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _name(curve: Any) -> str:

@@ -2,6 +2,15 @@
 
 Between rows the LR is taken as linear in the step, so the sums below are those of the per-step definitions
 (S(t) = sum of eta_k over k = 1..t) whatever the spacing of the grid, and exactly so on a grid of single steps.
+
+A step of the schedule (two-stage, multi-step) between rows farther than one step apart is no line but a jump, and the
+multi-power kernel weighs it by the LR after it: a fall alone between segments much flatter is taken as one drop
+(`jumps`). Where between its rows it lies the table does not say; by convention (ours) the new LR holds from the step
+after the earlier row on, as in a run whose row says the LR of its own step and which steps down after a row (where it
+steps down a whole segment of 100 steps later, a planted law is 0.003 nats off 500 steps after, 0.0004 at the end of
+16,000). A cooldown
+that one segment spans looks alike: it is left a line where it ends the run, falls to nothing, or is longer than the
+segments beside it (a table of corners).
 """
 
 from dataclasses import dataclass
@@ -12,6 +21,9 @@ import numpy as np
 MOST_CUTS = 250  # rows of a history kept as ends of segments, beside the steps at which a loss is asked for
 GAUSS = np.array([0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5])  # two-point Gauss-Legendre on (0, 1)
 FLAT = 1e-9  # of the peak: a smaller move of LR is none
+# A jump: slopes beside it below this share of its own, a fall of at least and at most these shares of the LR, and no longer
+# than this many times the segments beside it.
+BESIDE, LEAST_FALL, MOST_FALL, LONGEST = 0.05, 0.05, 0.99, 2.0
 
 
 @dataclass(frozen=True)
@@ -24,14 +36,15 @@ class History:
     @classmethod
     def of(cls, steps: np.ndarray, lr: np.ndarray) -> "History":
         """From rows that may begin after step 0: a history that begins by rising is continued down to step 0 (a linear
-        warm-up), any other at its first value."""
+        warm-up), any other at its first value; jumps between rows become drops of one step."""
         steps, lr = np.asarray(steps, float), np.asarray(lr, float)
         if steps[0] > 0:
             rises = len(lr) > 1 and lr[1] > lr[0] * (1 + FLAT)
             slope = (lr[1] - lr[0]) / (steps[1] - steps[0]) if rises else 0.0
             steps = np.concatenate([[0.0], steps])
             lr = np.concatenate([[max(0.0, lr[0] - slope * steps[1])], lr])
-        return cls(steps, lr)
+        at = jumps(steps, lr)
+        return cls(np.insert(steps, at + 1, steps[at] + 1), np.insert(lr, at + 1, lr[at + 1]))
 
     @property
     def peak(self) -> float:
@@ -79,6 +92,16 @@ class History:
             rows = rows[np.unique(np.concatenate([chosen, np.maximum(chosen - 1, 0)]))]
         inside = asked[(asked > rows[0]) & (asked <= rows[-1])]
         return np.unique(np.concatenate([rows, inside]))
+
+
+def jumps(steps: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """Rows (of n) after which the LR falls by a step rather than along a line (see above)."""
+    n, fall = np.diff(steps), -np.diff(lr)
+    slope = np.abs(fall) / n
+    beside, shorter = np.maximum(slope[:-2], slope[2:]), np.minimum(n[:-2], n[2:])
+    own, before = slice(1, -1), lr[1:-2]
+    alone = (beside < BESIDE * slope[own]) & (n[own] > 1) & (n[own] <= LONGEST * shorter)
+    return 1 + np.flatnonzero(alone & (fall[own] >= LEAST_FALL * before) & (fall[own] <= MOST_FALL * before))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ GRID = np.linspace(0.1, 1.0, 91)  # shares of the run at which curves are compar
 ENDS = 0.98  # of the run: a curve that reaches so far is finished
 SEEN_FROM = 0.5  # of what was seen: the part that is aligned
 SAME = 0.02  # tpp and tau within this are equal
+SHORTER = 0.9  # of the length that its fellows' imply: a run of unknown length that ends before was stopped
+HIGHER = 0.1  # of the peak: a run whose LR ends so much above its fellows', and earlier, was stopped before its cooldown
 LEAST = 3  # references from which on there is an interval
 
 
@@ -133,6 +135,47 @@ def _same(a: object, b: object) -> bool:
     return str(a) == str(b)
 
 
+def stopped(curves: Sequence[Curve], groups: Sequence[str]) -> list[Curve]:
+    """Runs of unknown length (no total_steps, no steps) that did not reach their end, as far as their group tells: LR ends
+    HIGHER above where others end, or the run has less than SHORTER of the steps that tpp, params and batch_tokens
+    (batch_size) imply by the run that got farthest."""
+    found = []
+    for members in grouped(curves, groups).values():
+        ends = np.array([c.total for c in members])
+        last = np.array([c.history.at(c.total) / c.history.peak if c.history.peak > 0 else 0.0 for c in members])
+        early = (ends < ENDS * ends.max()) & (last > last.min() + HIGHER)
+        planned = np.array([_planned(c) for c in members])
+        if np.isfinite(planned).all():
+            early |= ends / planned < SHORTER * (ends / planned).max()
+        found += [c for c, is_early in zip(members, early, strict=True) if is_early and not c.known_length]
+    return found
+
+
+def _planned(curve: Curve) -> float:
+    """Steps but for a factor that is one for all runs; NaN where the table does not say."""
+    given = curve.given
+    batch = given.get("batch_tokens") or given.get("batch_size")
+    sizes = (given.get("tpp"), given.get("params"), batch)
+    if not all(isinstance(v, int | float) and v > 0 for v in sizes):
+        return float("nan")
+    return sizes[0] * sizes[1] / sizes[2]
+
+
+def _without_stopped(curves: list[Curve], groups: Sequence[str], notes: list[str]) -> list[Curve]:
+    out = stopped(curves, groups)
+    if out:
+        named = ", ".join(c.run_id for c in out[:8]) + (f" and {len(out) - 8} more" if len(out) > 8 else "")
+        notes.append(f"collapse: stopped early by their LR or length, and left out: run {named}; a column total_steps "
+                     "would say how long they were to be.")  # fmt: skip
+    left = {c.run_id for c in out}
+    kept = [c for c in curves if c.run_id not in left]
+    unsaid = [[c.total for c in m if not c.known_length] for m in grouped(kept, groups).values()]
+    if any(u and min(u) < ENDS * max(u) for u in unsaid):
+        notes.append("collapse: the table has no total_steps and its runs differ in length: each counts as finished at its "
+                     "last row, so a run that was stopped early would count too.")  # fmt: skip
+    return kept
+
+
 def analyse(curves: list[Curve], options: Options, result: FitResult) -> FitResult:
     """law=collapse of analysis=curves: spreads by group, and the final loss of each run (heldout_runs, or all) from its
     first `fraction`, by the finished runs of its group (fit_runs, or all others)."""
@@ -140,6 +183,7 @@ def analyse(curves: list[Curve], options: Options, result: FitResult) -> FitResu
     missing = [name for name in options.groups if not any(name in c.given for c in curves)]
     if missing:
         result.notes.append(f"collapse: the table has no {', '.join(missing)} that is constant within runs: not held.")
+    curves = _without_stopped(curves, options.groups, result.notes)
     spreads = collapse(curves, options.groups, options.smooth)
     if not len(spreads):
         result.notes.append(f"collapse: no run reaches {100 * ENDS:.0f} % of its length.")

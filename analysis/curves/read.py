@@ -28,6 +28,10 @@ class Curve:
     given: dict = field(default_factory=dict)
 
     @property
+    def known_length(self) -> bool:
+        return bool(self.given.get("total_steps") or self.given.get("steps"))
+
+    @property
     def total(self) -> float:
         """Length of the run: `total_steps` where the table says it, else the last step known."""
         said = self.given.get("total_steps") or self.given.get("steps")
@@ -49,9 +53,8 @@ def curves(
             f"the table has no column {missing[0]}: curves need run_id, step, lr and loss, one row a step; map it with "
             f"columns.{missing[0]}=THEIRS{nearest(missing[0], df.columns)}"
         )
-    df = df.assign(
-        run_id=_text(df["run_id"]), **{name: _number(df[name], name) for name in ("step", "lr", "loss")}
-    ).reset_index(drop=True)
+    numbers = [name for name in ("step", "lr", "loss", "total_steps") if name in df]
+    df = df.assign(run_id=_text(df["run_id"]), **{name: _number(df[name], name) for name in numbers}).reset_index(drop=True)
     notes: list[str] = []
     if (none := df["run_id"].isna() | df["step"].isna()).any():
         notes.append(f"{int(none.sum())} rows have no run_id or no step and are left out.")
@@ -152,6 +155,8 @@ def _check(df: pd.DataFrame) -> None:
                 "or filter with where=."
             )
 
+    if "total_steps" in df:
+        stop((df["total_steps"] <= 0) | np.isinf(df["total_steps"]), "total_steps is not above 0 and finite")
     stop(df["loss"] <= 0, "loss is not above 0")
     stop((df["lr"] < 0) | np.isinf(df["lr"]), "lr is below 0 or not finite")
     stop((df["step"] < 0) | np.isinf(df["step"]), "step is below 0 or not finite")

@@ -184,7 +184,8 @@ def _shape(law: CurveLaw, share: np.ndarray, u: np.ndarray) -> str:
     if falls.max() > AT_ONCE:
         when = u[int(falls.argmax())]
         return (f"{law.name}: its optimal schedule is degenerate: {100 * falls.max():.0f} % of the peak falls at once, "
-                f"{100 * (1 - when):.0f} % before the end; a limit of the law, not advice.")  # fmt: skip
+                f"{100 * (1 - when):.0f} % before the end; a limit of the law, "
+                "not advice (law=multi_power asks for a gradual decay).")  # fmt: skip
     inside = (share < 0.97) & (share > 0.03) & (u < 1)
     power = ""
     if inside.sum() >= 3:

@@ -83,3 +83,20 @@ def test_what_cannot_be_aligned():
     assert predict_final(found[0], found[1:], fraction=0.3)["low"] is None  # one reference: no interval
     lonely = fit(planted(sizes=1), "curves", {"law": "collapse"})
     assert any("not predicted" in note for note in lonely.notes)
+
+
+def test_a_run_stopped_early_is_no_reference_where_lengths_are_unknown():
+    """No total_steps: its LR still stands high, or it has fewer steps than its size and batch imply."""
+    table = planted(tpp=(20.0,))
+    cut = (table["run_id"] == "20/3") & (table["step"] > 700)
+    result = fit(table[~cut], "curves", {"law": "collapse"})
+    spreads, finals = result.tables.values()
+    assert spreads["runs"].tolist() == [5] and (spreads["spread"] < 1e-3).all()
+    assert "20/3" not in set(finals["run"]) and (finals["error"].abs() < 5e-3).all()
+    assert any("left out: run 20/3" in note for note in result.notes)
+    constant = table.assign(lr=1e-3)
+    seen = fit(constant[~cut], "curves", {"law": "collapse"})
+    assert any("a run that was stopped early would count" in note for note in seen.notes)
+    sized = constant.assign(params=constant["run_id"].str[-1].astype(int) + 2.0, batch_tokens=1000)
+    assert not any("left out" in note for note in fit(sized, "curves", {"law": "collapse"}).notes)
+    assert any("left out: run 20/3" in note for note in fit(sized[~cut], "curves", {"law": "collapse"}).notes)

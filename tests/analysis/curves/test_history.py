@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.curves.history import MOST_CUTS, History, Points
+from analysis.curves.history import MOST_CUTS, History, Points, jumps
 from analysis.curves.kernels import Exponential, MultiPower, Power
 
 levels = st.floats(0.0, 1.0).map(lambda x: round(x, 3))
@@ -96,3 +96,49 @@ def test_long_histories_are_thinned_where_little_happens():
     assert len(history.cuts(asked)) < 3 * MOST_CUTS
     at = Points.of(history, asked)
     assert at.drop.sum() == pytest.approx(2 * 0.9) and at.age.min() == pytest.approx(10_000, abs=3)
+
+
+def two_stage(total=2000, drop=1200, share=0.3, warmup=200):
+    """Per-step LR of steps 1..total: the first step with the new LR is drop + 1."""
+    s = np.arange(1, total + 1)
+    return s, np.where(s <= warmup, s / warmup, np.where(s > drop, share, 1.0))
+
+
+@pytest.mark.parametrize("grid", [2, 10, 100])
+def test_a_step_of_the_schedule_is_one_drop_on_any_grid(grid):
+    """The multi-power kernel takes the LR after a drop: halves of a line across it would take LRs that never were."""
+    s, lr = two_stage()
+    kernel, psi = MultiPower(1.0), np.array([np.log(2.0), np.log(0.6), 0.5])
+    asked = np.array([1300.0, 1600, 2000])
+    at = Points.of(History.of(s[grid - 1 :: grid], lr[grid - 1 :: grid]), asked)
+    area = np.array([lr[1200 : int(t)].sum() for t in asked])
+    truth = 0.7 * (1 - (1 + 2.0 * 0.3**-0.5 * area) ** -0.6)
+    np.testing.assert_allclose(at.gather(at.drop * kernel.value(psi, at)[0]), truth, rtol=1e-9)
+    np.testing.assert_allclose(at.total, [lr[: int(t)].sum() for t in asked], rtol=1e-9)
+
+
+def test_steps_far_apart_are_each_a_drop():
+    s = np.arange(10, 3001, 10)
+    lr = np.where(s > 2000, 0.01, np.where(s > 1000, 0.1, 1.0))
+    assert jumps(s, lr).tolist() == [99, 199]
+    history = History.of(s, lr)
+    assert history.at(np.array([1000, 1001, 2001])) == pytest.approx([1.0, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("steps", "lr"),
+    [
+        ([0, 100, 200, 300, 400], [1, 1, 1, 1, 0.1]),  # a cooldown that ends the run
+        ([0, 100, 200, 300, 400], [1, 1, 1, 0, 0]),  # one to nothing
+        ([0, 1000, 20_000, 24_000, 25_000], [0, 1, 1, 0.1, 0.1]),  # corners of a schedule
+        ([0, 100, 200, 300, 400], [0, 1, 0.5, 0.5, 0.5]),  # from warm-up into decay
+        ([0, 100, 200, 300, 400], [1, 1, 0.75, 0.5, 0.5]),  # a cooldown of two segments
+        ([0, 100, 200, 300, 400], [0.1, 0.1, 1, 1, 1]),  # a rise
+        ([0, 100, 200, 300, 400], [1, 1, 0.999, 0.999, 0.999]),  # rounding
+        ([0, 1, 2, 3, 4], [1, 1, 0.1, 0.1, 0.1]),  # single steps need no mending
+        ([5], [1]),
+        ([0, 5], [1, 0.5]),
+    ],
+)
+def test_what_is_no_step_stays_a_line(steps, lr):
+    assert not len(jumps(np.array(steps, float), np.array(lr, float)))

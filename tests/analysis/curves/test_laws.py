@@ -192,3 +192,36 @@ def test_a_million_rows(clean):
         frames.append(pd.DataFrame({"run_id": name, "step": step, "lr": eta, "loss": loss}))
     result = fit(pd.concat(frames), "curves", {"heldout_runs": ["d"], "bootstrap": 100})
     assert result.laws[0]["n"] == 750 and result.laws[0]["heldout"]["mean_abs_error"] < 0.005
+
+
+@pytest.mark.parametrize("grid", [1, 100])
+def test_a_two_stage_run_tells_as_much_on_coarse_rows(grid):
+    """Cosine, constant and two-stage runs made step by step; losses of an unseen WSD run from rows of any grid."""
+    truth = {"L0": 2.6, "A": 0.55, "alpha": 0.45, "B": 400.0, "C": 2.0, "beta": 0.55, "gamma": 0.6}
+    frames, steps, warm = [], 8000, 500
+    s = np.arange(1, steps + 1)
+    u = (s - warm) / (steps - warm)
+    forms = {
+        "cosine": 0.1 + 0.45 * (1 + np.cos(np.pi * u)),
+        "constant": np.ones(steps),
+        "two": np.where(s > 4800, 0.3, 1.0),
+        "unseen": np.where(u > 0.8, 1 - 0.9 * (u - 0.8) / 0.2, 1.0),
+    }
+    for name, form in forms.items():
+        lr = 1e-3 * np.where(s <= warm, s / warm, form)
+        area, drop = np.cumsum(lr), -np.diff(lr, prepend=lr[0])
+        drop[:warm] = 0
+        rows = s[99::100]
+        k = np.flatnonzero(drop)
+        loss = [
+            truth["L0"] + truth["A"] * area[t - 1] ** -truth["alpha"] - truth["B"] * np.sum(
+                (d := k[k < t], drop[d] * (1 - (1 + truth["C"] * lr[d] ** -truth["gamma"] * (area[t - 1] - area[d] + lr[d]))
+                                           ** -truth["beta"]))[1])
+            for t in rows
+        ]  # fmt: skip
+        every = s[grid - 1 :: grid]
+        frame = pd.DataFrame({"run_id": name, "step": every, "lr": lr[every - 1]})
+        frames.append(frame.assign(loss=frame["step"].map(dict(zip(rows, loss, strict=True)))))
+    result = fit(pd.concat(frames), "curves", {"law": "multi_power", "heldout_runs": ["unseen"], "bootstrap": 0})
+    assert values(result)["B"] == pytest.approx(400, rel=0.01) and values(result)["gamma"] == pytest.approx(0.6, abs=0.1)
+    assert result.laws[0]["heldout"]["mean_abs_error"] < 1e-3

@@ -96,7 +96,8 @@ def test_from_a_fit(tmp_path):
     assert list(schedule.columns) == ["step", "lr"] and len(schedule) == 21 and schedule["lr"].iloc[0] == 2e-3
     assert (compared["excess"] >= 0).all() and {"cosine to 0", "linear to 0", "constant"} <= set(compared["schedule"])
     words = " ".join(result.notes)
-    assert "degenerate" in words and "2.0 times the longest" in words and "peak 0.002 lies outside" in words
+    assert "degenerate" in words and "law=multi_power" in words
+    assert "2.0 times the longest" in words and "peak 0.002 lies outside" in words
     for name, draw_figure in result.figures.items():
         draw_figure(tmp_path / f"{name}.png")
     assert {p.name for p in tmp_path.iterdir()} == {"curves_annealing.png", "schedule_annealing.png"}
