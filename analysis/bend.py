@@ -18,7 +18,7 @@ from scipy import special
 from analysis import degrees, leverage, shape
 from analysis.noise import ROUNDING, choose, moderated, seed_noise
 from analysis.surface import censored, monomials, pairs, told
-from analysis.window import JOINT, Rows, lowest_rows, share_bend
+from analysis.window import BENT, JOINT, Rows, lowest_rows, share_bend
 
 EXCESS = 0.10  # of one hyper-parameter; of several JOINT
 
@@ -157,11 +157,12 @@ def _optimum(o, r: Rows, at: int, basins, found: degrees.Average, noise, shared:
     )
 
 
-def note(optima: list, window: str | float = "auto") -> list[str]:
-    """Lines for the law of these optima: bent basins, and optima that hang on one run."""
+def note(optima: list, window: str | float = "auto", asked: bool = False) -> list[str]:
+    """Lines for the law of these optima: bent basins, and optima that hang on one run. asked: estimator=shape."""
     shaped = sum(o.shape is not None for o in optima)
     if shaped:
-        return [f"the basins are bent: {shaped} of {len(optima)} optima come from the shape that the slices share."]
+        why = "" if asked else f" (cubic terms show at {BENT * 100:.0f} %)"
+        return [f"{shaped} of {len(optima)} optima come from a shape that the slices share{why}."]
     lines = leverage.note(optima)
     bent = sum(bool(o.used.sum() < (~censored(o.slice.loss, o.slice.diverged)).sum()) for o in optima)
     if bent and window == "auto":

@@ -9,7 +9,8 @@ Each set is fitted to the same n log optima by least squares with p coefficients
 
     AICc    n ln(RSS / n) + 2k + 2k (k + 1) / (n - k - 1), k = p + 1 (the variance counts); blank where n < k + 2.
             Differences below 2 are no evidence (Burnham and Anderson 2002, sections 2.4 and 2.6); weight is
-            exp(-delta / 2) over the sum of all sets.
+            exp(-delta / 2) over the sum of all sets. Where one set has no AICc the others' say nothing of it (the
+            smallest would win by default): no delta and no weight, and sets are ranked by leave_one_out.
     held_out, leave_one_out
             mean |error| of log optima, by refits without the held-out scales (those of the law) and without each slice
             in turn (residual / (1 - leverage)).
@@ -56,7 +57,7 @@ def predictor_sets(values: Values, kept: Sequence[str]) -> dict[tuple[str, ...],
 
 
 def compare(values: Values, y: np.ndarray, held: np.ndarray, kept: Sequence[str]) -> pd.DataFrame:
-    """One row for each set of predictors, the best AICc first (the best leave-one-out error where AICc is blank).
+    """One row for each set of predictors, the best AICc first; the best leave-one-out error first where any has none.
 
     values: {predictor: value} of each of n slices; y (n,) natural logs of their optima; held (n,) bool: slices held
     out; kept: what the law uses. Columns: predictors, exponents, AICc, delta, weight, R2, residual (s.d.), held_out,
@@ -72,11 +73,12 @@ def compare(values: Values, y: np.ndarray, held: np.ndarray, kept: Sequence[str]
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    delta = table["AICc"] - table["AICc"].min()
+    every = bool(table["AICc"].notna().all())
+    delta = table["AICc"] - table["AICc"].min() if every else pd.Series(np.nan, index=table.index)
     weight = np.exp(-delta / 2)
     table.insert(3, "delta", delta)
-    table.insert(4, "weight", weight / weight.sum() if weight.notna().any() else np.nan)
-    order = ["AICc", "leave_one_out"]
+    table.insert(4, "weight", weight / weight.sum() if every else np.nan)
+    order = ["AICc", "leave_one_out"] if every else "leave_one_out"
     return table.sort_values(order, kind="stable").reset_index(drop=True)
 
 
@@ -110,9 +112,14 @@ def _held_out_error(values: Values, y: np.ndarray, held: np.ndarray, names: tupl
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """A line: the set that the data prefer, and those that they do not tell from it."""
-    if table.empty or table["AICc"].isna().all():
+    """A line: the set that the data prefer, and those that they do not tell from it; where optima are too few for AICc,
+    the sets by leave-one-out error."""
+    if len(table) < 2:
         return ""
+    if table["AICc"].isna().any():
+        errors = zip(table["predictors"], table["leave_one_out"], strict=True)
+        ranked = ", ".join(f"{text.split(' (= ')[0]} {off(float(error))} off" for text, error in errors)
+        return f"too few optima for AICc to compare {len(table)} sets of predictors; each left out in turn: {ranked}."
     near = table[table["delta"] < EVIDENCE]
     names = [text.split(" (= ")[0] for text in near["predictors"]]
     line = f"of {len(table)} sets of predictors the optima prefer {names[0]} (AICc weight {near['weight'].iloc[0]:.2f}"

@@ -16,9 +16,9 @@ from analysis.prepare import prepare
 from analysis.query import mask
 from analysis.result import FitResult
 from analysis.slices import Partition, partition
-from analysis.stages import drawn_law, draws, joint_laws, side_by_side
+from analysis.stages import drawn_law, draws, joint_laws, side_by_side, undrawn
 from analysis.thin import thin
-from analysis.tuned import fit_tuned, given, unit
+from analysis.tuned import fit_tuned, given, lost, unit
 from analysis.views import slice_views
 
 
@@ -33,6 +33,7 @@ def fit(table: pd.DataFrame, options: Options, analysis: str) -> FitResult:
     groups = _groups(optima)
     for members in groups:
         _fit_group(result, members, _what_tells(members, groups), analysis, options)
+    result.notes += lost(optima)
     verdicts = pd.Series([o.verdict for o in optima if o.verdict != "interior"], dtype=object).value_counts()
     if len(verdicts):
         words = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
@@ -94,7 +95,10 @@ def _fit_group(result: FitResult, optima: list[Optimum], settings: str, analysis
         if tuned.comparison is not None and not tuned.comparison.empty:
             result.tables[f"{what}: predictors, each set on the same {len(inside)} optima"] = tuned.comparison
         if options.stage == "both" and name in joint and tuned.law is not None:
-            beside = side_by_side(tuned.law, joint[name], drawn_law(points, inside, i, tuned.law), options.level)
+            drawn = drawn_law(points, inside, i, tuned.law)
+            beside = side_by_side(tuned.law, joint[name], drawn, options.level)
+            if drawn is None and (why := undrawn(points, inside, options)):
+                result.notes.append(f"{what}: {why}")
             if len(beside):
                 result.tables[f"{what}: two-stage (the law), joint and resampled"] = beside
         if tuned.predicted is not None:

@@ -15,6 +15,8 @@ parameters, r2, n, objective, heldout, method) every power law carries what a pr
     range        {params, tokens, tpp, batch_size, predictors: {"low":, "high":}} over the slices behind the law
     sampled      {column: [value in each slice]}: scale and held hyper-parameters
     held         {column: geometric mean over the slices of what they held}
+    optima_from  what found the optima: quadratic, shape (the slices' shared one), mixed, akima or argmin; `method` is what
+                 was asked for
     behind       {kept predictor: [collinear predictors that it stands for]}
     notes        [lines that a reader should see]
 

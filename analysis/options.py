@@ -26,7 +26,12 @@ UNITS = ("auto", "sequences", "tokens")
 
 
 def _predictors(value: Any) -> Any:
-    return {str(law): names(wanted) for law, wanted in value.items()} if isinstance(value, Mapping) else names(value)
+    if isinstance(value, Mapping):
+        return {str(law): _predictors(wanted) for law, wanted in value.items()}
+    wanted = names(value)
+    if twice := [name for name in wanted if wanted.count(name) > 1]:
+        raise UserError(f"predictors={wanted} names {twice[0]} twice: leave one out.".replace("'", ""))
+    return wanted
 
 
 def _window(value: Any) -> str | float:

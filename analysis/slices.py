@@ -130,11 +130,12 @@ def partition(
     if ignored:
         notes.append(f"{ignored} rows stand alone in {' and '.join(targets)} at what they hold, so they are in no slice.")
     if parting:
+        also = f" ({', '.join(sorted(parting & moving))} not in slices where it hardly repeats)" if parting & moving else ""
         notes.append(
-            f"{', '.join(sorted(parting))} vary at one {' and '.join(targets)}: one slice for each value, all in one law; "
-            f"by=[{min(parting)}] gives each a law of its own."
+            f"{', '.join(sorted(parting))} vary at one {' and '.join(targets)}: one slice for each value{also}, all in one "
+            f"law; by=[{min(parting)}] gives each a law of its own."
         )
-    if moving:
+    if moving := moving - parting:
         notes.append(f"{', '.join(sorted(moving))} vary inside slices and are not held; by=[{min(moving)}] would part them.")
     return Partition(slices, notes)
 
@@ -185,6 +186,11 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     if known.any():
         notes.append(f"{int(known.sum())} rows repeat others in every column: used once.")
         df = df[~known]
+    if "run_id" in df and (twice := _same_run(df)):
+        notes.append(
+            f"{twice} rows have the loss of another run_id at the same settings to all digits, likely one run twice: "
+            "used as they are, where= leaves some out."
+        )
     diverged = (df["status"] == "diverged") | np.isposinf(df["loss"])
     empty = df["loss"].isna() & ~diverged
     if empty.any():
@@ -202,6 +208,12 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     if df.empty:
         raise UserError("no row of the table can be used" + (f" ({notes[0].rstrip('.')})." if notes else "."))
     return df.assign(_diverged=diverged)
+
+
+def _same_run(df: pd.DataFrame) -> int:
+    """Rows that differ from another in run_id alone, of losses that five decimals do not write."""
+    exact = df[(df["loss"] - df["loss"].round(5)).abs() > 1e-9]
+    return int(exact.drop(columns=["_row", "run_id"]).duplicated().sum())
 
 
 def _scale(df: pd.DataFrame, ramps: Sequence[str]) -> np.ndarray:

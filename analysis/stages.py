@@ -62,6 +62,16 @@ def draws(inside: Sequence[Optimum], options: Options) -> np.ndarray | None:
     return resample_optima(inside, options.bootstrap, options.seed)
 
 
+def undrawn(points: np.ndarray | None, inside: Sequence[Optimum], options: Options) -> str:
+    """Why a law has no row of resampled runs; empty where none was wanted (bootstrap=0)."""
+    if not options.bootstrap:
+        return ""
+    if points is not None:
+        return f"runs are not resampled: in less than {FEWEST * 100:.0f} % of draws has every slice a minimum."
+    shaped = sum(o.shape is not None for o in inside)
+    return f"runs are not resampled: {shaped} of {len(inside)} optima come from the shared shape, not from quadratics."
+
+
 def drawn_law(points: np.ndarray | None, inside: Sequence[Optimum], target: int, law: Mapping | None) -> np.ndarray | None:
     """(draws, 1 + p) of one law, or None; exponents of the two-stage fit."""
     if points is None or not law or finite(law["parameters"]["coefficient"]["value"]) is None:

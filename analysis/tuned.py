@@ -70,6 +70,7 @@ def fit_tuned(optima: list[Optimum], held: np.ndarray, target: int, name: str, a
         "n": len(optima),
         "heldout": heldout,
         "method": options.estimator,
+        "optima_from": _origin(optima, options.estimator),
         "behind": chosen.behind,
         "range": _ranges(values, {*RANGED, *chosen.kept}),
         "sampled": {c: [at.get(c) for at in values] for c in SAMPLED if any(c in at for at in values)},
@@ -135,7 +136,22 @@ def _unheld(optima: list[Optimum], predictors: list[str]) -> list[str]:
 
 def _bent(optima: list[Optimum], options: Options) -> list[str]:
     """What bent basins, and single runs, do to these optima (analysis/bend.py)."""
-    return bend.note(optima, options.window) if options.estimator in ("quadratic", "shape") else []
+    asked = options.estimator == "shape"
+    return bend.note(optima, options.window, asked) if asked or options.estimator == "quadratic" else []
+
+
+def _origin(optima: list[Optimum], estimator: str) -> str:
+    """What found these optima: quadratic, shape (analysis/bend.py takes it where basins are bent) or mixed."""
+    if estimator not in ("quadratic", "shape"):
+        return estimator
+    kinds = {"quadratic" if o.shape is None else "shape" for o in optima}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def lost(optima: list[Optimum]) -> list[str]:
+    """A line where slices have nothing but diverged runs: they are too_few for that reason."""
+    count = sum(bool((o.slice.diverged | ~np.isfinite(o.slice.loss)).all()) for o in optima)
+    return [f"{count} of {len(optima)} slices have diverged runs only."] if count else []
 
 
 def _ranges(values: list[dict], names: set[str]) -> dict:

@@ -25,7 +25,7 @@ def table_of_multipliers(
     df: pd.DataFrame, lines: list[Line], column: str, reference: str, options: Options
 ) -> tuple[pd.DataFrame, list[str]]:
     """(one row for each scale of every compared value but the reference: what stays, scale, compute, loss, multiplier,
-    low, high, reference_compute, extrapolated, loss_is; notes)."""
+    low, high, reference_compute, extrapolated, loss_is, floor: L_inf that log losses are taken above; notes)."""
     if not any(line.optima and line.optima[0].slice.flops for line in lines) or "flops" not in df:
         return pd.DataFrame(), ["compute multipliers need flops (or params and tokens): the table has none."]
     whole = all(o.verdict == "interior" for line in lines for o in line.optima)
@@ -49,7 +49,7 @@ def table_of_multipliers(
                 "loss": loss,
                 **each,
                 "loss_is": kind,
-                "above": floor[0],
+                "floor": floor[0],
             }
             rows.append(row)
     notes = [f"{', '.join(sorted(alone))}: {reference} has fewer than two scales to compare with."] if alone else []

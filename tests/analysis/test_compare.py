@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.compare import compare, needed, predictor_sets, verdict
+from analysis.errors import UserError
 from analysis.fit import fit
 from analysis.report import as_json, as_text
 from analysis.table import read_table
@@ -96,12 +97,83 @@ def test_along_one_ray_the_scales_are_one_set_under_several_names():
     assert "move together" in line
 
 
-def test_few_slices_leave_aicc_blank_and_say_nothing():
+def test_few_slices_leave_aicc_blank_and_prefer_nothing():
     values = slices(ns=(1e6, 4e6, 16e6), tpps=(20.0,))
     table = compare(values, np.array([1.0, 1.4, 2.1]), np.array([False, False, True]), ["tokens"])
-    assert table["AICc"].isna().all() and table["leave_one_out"].notna().all() and verdict(table) == ""
+    assert table["AICc"].isna().all() and table["leave_one_out"].notna().all()
+    assert "too few optima for AICc" in verdict(table) and "prefer" not in verdict(table)
     assert compare(values[:1], np.array([1.0]), np.zeros(1, bool), []).empty
     assert needed(values, np.array([1.0, 1.4, 2.1]), np.zeros(3, bool), ["tokens"], 0.8) == ""
+
+
+@pytest.mark.parametrize(
+    "ns, tpps, truth, kept, best",
+    [
+        (NS, (20.0,), {"tokens": -0.4}, ["tokens"], "tokens (= params, flops, loss)"),  # k = 3 of 4 optima
+        ((1e6, 16e6, 64e6), (5.0, 80.0), {"params": -0.5, "tokens": 0.2}, ["params", "tokens"], "params + tokens"),
+    ],
+)
+def test_a_set_without_aicc_does_not_leave_the_field_to_the_smallest(ns, tpps, truth, kept, best):
+    values = slices(ns, tpps)[:5]
+    if len(tpps) == 1:
+        for at in values:
+            at["loss"] = 30 * at["params"] ** -0.1
+    y = planted(values, np.random.default_rng(0), sd=0.001, **truth)
+    table = compare(values, y, np.arange(len(values)) == len(values) - 1, kept)
+    assert table["AICc"].isna().any() and table["AICc"].notna().any()
+    assert table["delta"].isna().all() and table["weight"].isna().all()
+    assert table["predictors"].iloc[0].startswith(best) and table["leave_one_out"].is_monotonic_increasing
+    line = verdict(table)
+    assert line.startswith("too few optima for AICc") and "prefer" not in line and line.index(kept[-1]) < line.index("none")
+
+
+def test_a_law_of_four_scales_is_not_beaten_by_none():
+    rows = [
+        (n, 20 * n, 30 * n**-0.4 * 2.0**z, 3 + 0.005 * z**2 + 1e-6 * ((z + i) % 3))
+        for i, n in enumerate((1e8, 2e8, 4e8, 8e8))
+        for z in np.arange(-3, 4) + 0.3
+    ]
+    result = fit(pd.DataFrame(rows, columns=["params", "tokens", "lr", "loss"]), "lr")
+    assert result.laws[0]["r2"] > 0.999 and not any("prefer" in note for note in result.notes)
+    table = next(t for k, t in result.tables.items() if "predictors" in k)
+    assert "params" in table["predictors"].iloc[0] and table["weight"].isna().all()
+
+
+def bent_sweep(ns=(1e6, 4e6, 16e6, 64e6), tpps=(5.0, 20.0, 80.0)):
+    rng, rows = np.random.default_rng(7), []
+    for n in ns:
+        for tpp in tpps:
+            for z in np.arange(-4, 4) + rng.uniform(-0.5, 0.5):
+                loss = 2 + 100 / n**0.4 + 0.03 * (np.exp(0.6 * z) - 1 - 0.6 * z) + 0.0003 * rng.standard_normal()
+                rows.append((n, n * tpp, n**-0.4 * 2.0**z, loss))
+    return pd.DataFrame(rows, columns=["params", "tokens", "lr", "loss"])
+
+
+def test_a_law_says_what_found_its_optima_and_why_runs_are_not_resampled():
+    table = bent_sweep()
+    bent, plain = fit(table, "lr"), fit(table, "lr", {"window": 0.02})
+    for result, origin in ((bent, "shape"), (plain, "quadratic")):
+        assert result.laws[0]["method"] == "quadratic" and result.laws[0]["optima_from"] == origin
+        rows = next(t for k, t in result.tables.items() if "resampled" in k)
+        assert ("runs resampled" in set(rows["stage"])) is (origin == "quadratic")
+        assert any("runs are not resampled" in note for note in result.notes) is (origin == "shape")
+    assert any("12 of 12 optima come from a shape that the slices share (cubic" in note for note in bent.notes)
+    assert fit(table, "lr", {"estimator": "argmin"}).laws[0]["optima_from"] == "argmin"
+    assert not any("not resampled" in note for note in fit(table, "lr", {"bootstrap": 0}).notes)
+
+
+def test_slices_of_diverged_runs_alone_are_said_to_be():
+    table = bent_sweep()
+    table["status"] = np.where(table["params"] < 5e6, "diverged", "done")
+    assert "6 of 12 slices have diverged runs only." in fit(table, "lr").notes
+    assert "6 of 12 slices have diverged runs only." in fit(table, "transfer").notes
+    assert not any("diverged runs only" in note for note in fit(bent_sweep(), "lr").notes)
+
+
+def test_a_predictor_named_twice_is_refused():
+    for predictors in (["params", "params"], {"lr": ["tokens", "params", "tokens"]}):
+        with pytest.raises(UserError, match="twice"):
+            fit(bent_sweep(), "lr", {"predictors": predictors})
 
 
 def test_a_held_hyper_parameter_stays_in_the_sets():

@@ -175,3 +175,27 @@ def test_tau_says_which_column_it_lacks():
     table = pd.DataFrame({"lr": LADDER, "weight_decay": 0.1, "batch_size": 8, "tokens": 2e7, "params": 1e6, "loss": 2.0})
     with pytest.raises(UserError, match="no context"):
         partition(canonical(table, "standard"), "tau")
+
+
+def test_one_run_under_two_names_is_said():
+    table = grid(lr=LADDER, weight_decay=[0.1], params=[1e6, 4e6])
+    table["loss"] += np.random.default_rng(0).normal(0, 1e-3, len(table))
+    table["run_id"] = [f"a{i}" for i in range(len(table))]
+    again = table.iloc[:3].assign(run_id=["b0", "b1", "b2"])
+    found = partition(pd.concat([table, again], ignore_index=True), "lr")
+    assert sum(note.startswith("3 rows have the loss of another run_id") for note in found.notes) == 1
+    assert sum(len(s.rows) for s in found.slices) == len(table) + 3
+    rounded = pd.concat([table, again], ignore_index=True)
+    rounded["loss"] = rounded["loss"].round(3)  # of three digits runs agree by chance
+    other_seed = pd.concat([table, again.assign(seed=1)], ignore_index=True)
+    for plain in (table, rounded, other_seed):
+        assert not any("another run_id" in note for note in partition(plain, "lr").notes)
+
+
+def test_a_setting_that_parts_some_slices_and_moves_in_others_is_said_once():
+    swept = grid(lr=LADDER, weight_decay=[0.1], params=[1e6, 4e6], changed=[0.1, 0.2]).assign(optimizer="adamw")
+    moved = grid(lr=LADDER, weight_decay=[0.1], params=[1e6, 4e6], seed=[0, 1, 2]).assign(optimizer="muon")
+    moved["changed"] = np.where(moved["seed"] > 0, 0.2, 0.1)  # goes with seed: no setting there
+    notes = partition(pd.concat([swept, moved], ignore_index=True), "lr").notes
+    told = [note for note in notes if "changed" in note]
+    assert len(told) == 1 and "not in slices where it hardly repeats" in told[0]
