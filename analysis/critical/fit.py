@@ -36,9 +36,10 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = NAME) -> FitResul
     for name in options.predictors or []:
         if name not in ("tokens", "params", "loss"):
             raise UserError(f"predictors=[{name}] must name tokens, params or loss.")
-    df = prepare(table, options)
+    df = prepare(_reached(table, options), options)
     result = FitResult(analysis, notes=list(df.attrs.get("notes", [])))
     df, column = rows.usable(df, options.unit, options.by, result.notes)
+    df["_start"] = _optimal_batch(df, column, options)
     known = "batch_tokens" in df and df["batch_tokens"].notna().all()
     of_steps = "steps_to_target" in df and df["steps_to_target"].notna().any()
     rng = np.random.default_rng(options.seed)
@@ -50,6 +51,8 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = NAME) -> FitResul
         found, errors = sweep.points(cells, *of, options, rng, result.notes)
         if len(errors) and errors["rms_error_left_out"].notna().any():
             result.tables["L_B(D) = E + c D^-beta: r.m.s. error in nats at tokens left out, by what batches share"] = errors
+    if options.definition == "overhead":
+        _starts(found, column, options, result.notes)
     groups: dict[str, list[Point]] = {}
     for point in found:
         groups.setdefault(repr(point.settings), []).append(point)
@@ -66,6 +69,53 @@ def fit(table: pd.DataFrame, options: Options, analysis: str = NAME) -> FitResul
         words = ", ".join(f"{n} {verdict}" for verdict, n in bad.items())
         result.notes.append(f"{len(found)} points, of which not interior and in no law: {words}.")
     return result
+
+
+def _reached(table: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """A table of steps without status: every run reached its target, whether or not it has a loss."""
+    known = {*table.columns, *options.columns}
+    theirs = options.columns.get("steps_to_target", "steps_to_target")
+    if known & {"status", "diverged"} or theirs not in table or table[theirs].isna().all():
+        return table
+    return table.assign(status="done")
+
+
+def _optimal_batch(df: pd.DataFrame, column: str, options: Options) -> pd.Series | float:
+    """The optimal batch of each row in the unit of the batch: given in sequences, or in tokens where no context is
+    known. Raises UserError where its unit cannot be told."""
+    if options.definition != "overhead" or column == "batch_size":
+        return options.optimal_batch
+    known = df["context"].notna() if "context" in df else pd.Series(False, df.index)
+    if known.all():
+        return options.optimal_batch * df["context"]
+    if known.any():
+        raise UserError(
+            f"definition=overhead: {int((~known).sum())} of {len(df)} rows have no context, so optimal_batch cannot be in "
+            "one unit; map columns.context (or columns.batch_size), or filter with where=."
+        )
+    if options.optimal_batch == Options.optimal_batch:
+        raise UserError(
+            "definition=overhead: the batch is in tokens and no context is known, so optimal_batch has no default; give it "
+            "in tokens (optimal_batch=131072), or map columns.batch_size or columns.context."
+        )
+    return options.optimal_batch
+
+
+def _starts(found: list[Point], column: str, options: Options, notes: list[str]) -> None:
+    """A note on points whose optimal batch was not among the batches measured. Raises UserError where all are."""
+    placed = [p for p in found if p.verdict != "too_few"]
+    outside = [p for p in placed if p.starts_outside()]
+    if not outside:
+        return
+    unit = "sequences" if column == "batch_size" else "tokens"
+    low, high = (np.exp(f(np.concatenate([p.log_batch for p in outside]))) for f in (np.min, np.max))
+    start = f"optimal_batch={options.optimal_batch:g}"
+    if outside[0].start != options.optimal_batch:
+        start += f" sequences, {outside[0].start:.6g} tokens,"
+    where = f"outside the batches measured ({low:.4g} to {high:.4g} {unit})"
+    if len(outside) == len(placed):
+        raise UserError(f"definition=overhead: {start} lies {where} at every point; give one among them.")
+    notes.append(f"{start} lies {where} at {len(outside)} of {len(placed)} points: edge.")
 
 
 def _settings_of(df: pd.DataFrame, options: Options):
@@ -149,7 +199,7 @@ def _law(inside, held, column, in_tokens, of_steps, options, lines) -> dict | No
     given |= {c: float(np.median(v)) for c, v in known.items() if c == "params" and max(v) <= min(v) * 1.02}
     given["definition"] = options.definition
     if options.definition == "overhead":
-        given |= {"overhead": options.overhead, "optimal_batch": options.optimal_batch}
+        given |= {"overhead": options.overhead, "optimal_batch": inside[0].start}
     context = given.get("context")
     body = as_dict(law, options.level)
     error = laws.score(inside, held, chosen.kept)

@@ -26,7 +26,8 @@ class Options(Keys):
 
     definition     hyperbola (McCandlish: B_crit = D_min/S_min) or overhead (Zhang)
     overhead       of steps over perfect scaling at the critical batch, definition=overhead
-    optimal_batch  from which Zhang's perfect scaling starts, in the unit of the batch
+    optimal_batch  from which Zhang's perfect scaling starts, in sequences; in tokens where the batch is in tokens and no
+                   context is known, and then no default
     targets        target losses of a sweep: how many for each model size, or a list of losses
     share          what L_B(D) of one model size shares: none, E, E_beta, or auto (analysis/critical/curves.py)
     tuned          check: rows whose LR and weight decay are not tuned or set by tau are left out and named; assume:
@@ -38,7 +39,7 @@ class Options(Keys):
     CHECKS: ClassVar[dict[str, Check]] = COMMON | {
         "definition": one_of("definition", "hyperbola", "overhead"),
         "overhead": (between(0.0, 100.0), "give a share above 0, such as 0.2"),
-        "optimal_batch": (between(0.0, float("inf")), "give a batch above 0, in the unit of the batch"),
+        "optimal_batch": (between(0.0, float("inf")), "give a batch above 0, in sequences"),
         "targets": (_targets, "give a whole number from 1 to 50, or losses such as targets=[3.2,3.0]"),
         "share": one_of("share", "auto", *SHARES),
         "tuned": one_of("tuned", "check", "assume"),

@@ -80,6 +80,11 @@ def _known(df: pd.DataFrame, names: list[str], notes: list[str]) -> pd.DataFrame
 
 
 def _steps(df: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
+    if "status" in df:  # a diverged run never reached the target, whatever the cell says
+        others = df["status"][df["status"] != "done"].value_counts()
+        if len(others):
+            notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
+        df = df[df["status"] == "done"]
     df = _known(df, ["steps_to_target", "params", column], notes)
     if "target_loss" not in df:
         notes.append("the table has no target_loss: one target for each model size.")

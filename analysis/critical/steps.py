@@ -22,7 +22,8 @@ def points(df: pd.DataFrame, settings_of, given_of, options: Options, rng: np.ra
         log_d = np.log(rows["steps_to_target"] * rows["_batch"] * per_batch.fillna(1.0)).to_numpy(float)
         loss = float(rows["target_loss"].iloc[0]) if "target_loss" in rows else np.nan
         point = Point(settings_of(rows), int(rows["_size"].iloc[0]), given_of(rows), loss if np.isfinite(loss) else None,
-                      len(rows), log_batch=np.log(rows["_batch"].to_numpy(float)), log_d=log_d)  # fmt: skip
+                      len(rows), log_batch=np.log(rows["_batch"].to_numpy(float)), log_d=log_d,
+                      start=float(rows["_start"].iloc[0]))  # fmt: skip
         tokens = _tokens(rows) if options.definition == "overhead" else None
         place(point, options, tokens)
         found.append(point)

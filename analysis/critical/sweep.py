@@ -139,7 +139,7 @@ def _place(s: Size, fit: curves.Curves, of, options: Options, notes: list[str]) 
         inside = np.flatnonzero((log_d >= low - 1e-9) & (log_d <= high + 1e-9))
         n = int(np.isin(s.batch, inside).sum())
         point = Point(settings, int(s.rows["_size"].iloc[0]), given, float(target), n,
-                      log_batch=s.log_batch[inside], log_d=log_d[inside])  # fmt: skip
+                      log_batch=s.log_batch[inside], log_d=log_d[inside], start=float(s.rows["_start"].iloc[0]))  # fmt: skip
         found.append((place(point, options), inside, curves.influence(fit, inside, target)))
         if len(inside) == 0:
             reached = curves.at(fit, 0, np.r_[low[0], high[0]])

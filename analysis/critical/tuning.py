@@ -4,11 +4,13 @@ A cell holds the runs of one model size, batch and tokens. The rule, `tuned=chec
 
 1. Of three values or more of LR, or of weight decay (or tau), the best is taken: the parabola in the log through the
    lowest and its neighbours gives the loss at its vertex (a grid off the optimum by half a step would cost more than
-   the batch does). Diverged runs bound the grid. Best at an end of its grid: not tuned.
+   the batch does). Diverged runs bound the grid. Best at an end of its grid: not tuned; of two values one is always.
 2. Other cells are set by a rule if tau = B/(lr * wd * D) does not depend on the batch and is a power of D at one model
-   size (a constant tau, or tau(TPP) of Power Lines), within a factor of 1.25: those off the rule are not tuned.
-3. Without tau (no weight decay, or not in the table) an LR that is the same at all batches is not tuned; one that moves
-   with the batch is taken as tuned, and a note says so. A table without LR too: taken as tuned, with a note.
+   size (a constant tau, or tau(TPP) of Power Lines), within a factor of 1.25: those off the rule are not tuned. A cell
+   of two values is read at the better.
+3. Without tau (no weight decay, or not in the table) an LR that batches more than a factor of two apart share at equal
+   tokens is not tuned, nor one that follows tokens alone; one that moves with the batch is taken as tuned, and a note
+   says so. A table without LR too: taken as tuned, with a note.
 
 Cells that are not tuned are left out and named. `tuned=assume`: the best of each cell, none left out.
 """
@@ -20,6 +22,7 @@ from analysis.codes import cluster, combine, distinct
 
 OFF_RULE = np.log(1.25)
 SAME = 0.01
+APART = 2.1  # batches a factor of two apart may share the LR of a coarse grid
 SWEPT = ("lr", "weight_decay", "tau")
 
 
@@ -34,14 +37,16 @@ def tuned_cells(df: pd.DataFrame, check: bool, notes: list[str]) -> pd.DataFrame
     several = np.zeros(len(df), bool)
     for code in codes.values():
         several |= distinct(code, cell) > 1
-    keep, swept, edges = ~several & ~lost, [], []
+    keep, swept, edges, pairs = ~several & ~lost, [], [], []
     order = np.argsort(cell, kind="stable")
     for part in np.split(order, np.flatnonzero(np.diff(cell[order])) + 1):
         if not several[part[0]] or lost[part].all():
             continue
         rows, value, state = _best(part, values, codes, np.where(lost, np.inf, loss))
         keep[rows] = True
-        if state != "single":
+        if state == "pair":
+            pairs += list(rows)
+        elif state != "single":
             loss[rows] = value
             swept += list(rows)
         if state == "edge":
@@ -58,13 +63,13 @@ def tuned_cells(df: pd.DataFrame, check: bool, notes: list[str]) -> pd.DataFrame
     if check:
         single = keep.copy()
         single[swept] = False
-        keep[_against_the_rule(df, np.flatnonzero(single), notes)] = False
+        keep[_against_the_rule(df, np.flatnonzero(single), np.isin(np.arange(len(df)), pairs), notes)] = False
     return df[keep].reset_index(drop=True)
 
 
 def _best(part: np.ndarray, values: dict, codes: dict, loss: np.ndarray) -> tuple[np.ndarray, float, str]:
-    """(rows, loss, "interior", "edge" or "single") of one cell in which something varies; diverged runs have infinite
-    loss. Single: no axis of three values; the rows of the best setting."""
+    """(rows, loss, "interior", "edge", "pair" or "single") of one cell in which something varies; diverged runs have
+    infinite loss. Pair: no axis of three values; single: no axis. Of both the rows of the best setting."""
     axes: list[np.ndarray] = []
     x: list[np.ndarray] = []
     names = [name for name in values if not np.isnan(values[name][part]).all()]
@@ -81,7 +86,7 @@ def _best(part: np.ndarray, values: dict, codes: dict, loss: np.ndarray) -> tupl
         setting = combine(*axes) if axes else np.zeros(len(part), int)
         means = np.bincount(setting, np.where(np.isinf(part_loss), 1e300, part_loss)) / np.bincount(setting)
         rows = part[(setting == means.argmin()) & np.isfinite(part_loss)]
-        return rows if len(rows) else part[[part_loss.argmin()]], np.nan, "single"
+        return rows if len(rows) else part[[part_loss.argmin()]], np.nan, "pair" if axes else "single"
     value, inside = _lowest(part_loss, axes, x)
     return part[[part_loss.argmin()]], value, "interior" if inside else "edge"
 
@@ -117,33 +122,50 @@ def _vertex(x: np.ndarray, y: np.ndarray) -> float:
     return least - b * b / (4 * a) if a > 0 else least
 
 
-def _against_the_rule(df: pd.DataFrame, single: np.ndarray, notes: list[str]) -> list[int]:
-    """Rows of cells with one setting that no rule in tau covers and whose LR does not move with the batch."""
-    off, same_lr, unknown, by_lr = [], [], 0, 0
+def _against_the_rule(df: pd.DataFrame, single: np.ndarray, pair: np.ndarray, notes: list[str]) -> list[int]:
+    """Rows of cells with one setting (or, where pair (n,), the better of two) that no rule in tau covers and whose LR
+    does not move with the batch."""
+    off, same_lr, two, unknown, by_lr = [], [], [], 0, 0
     mine = df.loc[single]
     log_tau = _log_tau(mine)
     lr = mine["lr"].to_numpy(float) if "lr" in mine else np.full(len(mine), np.nan)
     for size in np.unique(mine["_size"]):
         spots = np.flatnonzero(mine["_size"] == size)
-        cells = mine["_cell"].iloc[spots].nunique()
         if np.isfinite(log_tau[spots]).all():
             on = _on_rule(np.log(mine["tokens"].to_numpy(float)[spots]), log_tau[spots])
             off += list(single[spots[~on]])
-        elif not np.isfinite(lr[spots]).all():
-            unknown += cells
-        elif mine["_batch_code"].iloc[spots].nunique() > 1 and lr[spots].max() < lr[spots].min() * (1 + SAME):
-            same_lr += list(single[spots])
-        else:
-            by_lr += cells
+            continue
+        two += list(single[spots[pair[single[spots]]]])
+        spots = spots[~pair[single[spots]]]
+        said = np.isfinite(lr[spots])
+        unknown += mine["_cell"].iloc[spots[~said]].nunique()
+        spots = spots[said]
+        shared = _shared(mine.iloc[spots], lr[spots])
+        same_lr += list(single[spots[shared]])
+        by_lr += mine["_cell"].iloc[spots[~shared]].nunique()
     if off:
         _name(notes, df.loc[off], "have one LR and weight decay, off any tau(tokens) that holds for all batches")
+    if two:
+        _name(notes, df.loc[two], "have two LRs or weight decays and no tau, the better at an end")
     if same_lr:
-        _name(notes, df.loc[same_lr], "have one LR, the same at all batches, and no tau")
+        _name(notes, df.loc[same_lr], "have one LR, the same at all batches or at some a factor of two apart, and no tau")
     if by_lr:
         notes.append(f"{by_lr} of the (params, batch, tokens) have one LR and no tau: taken as tuned, as LR moves.")
     if unknown:
-        notes.append("no column says how LR and weight decay were set: taken as tuned at each batch and tokens.")
-    return off + same_lr
+        notes.append(f"{unknown} of the (params, batch, tokens) do not say how LR was set: taken as tuned.")
+    return off + two + same_lr
+
+
+def _shared(rows: pd.DataFrame, lr: np.ndarray) -> np.ndarray:
+    """Which rows of one model size have an LR (n,) that batches APART share at equal tokens; all, where LR follows
+    tokens alone (which tells where no two batches have equal tokens)."""
+    if len(rows) == 0 or rows["_batch_code"].nunique() == 1:
+        return np.zeros(len(rows), bool)
+    tokens = rows["tokens"].to_numpy(float)
+    if _on_rule(np.log(tokens), np.log(lr), np.log1p(SAME)).all():
+        return np.ones(len(rows), bool)
+    batch = rows["_batch"].groupby(cluster(lr, cluster(tokens), SAME))
+    return (batch.transform("max") > APART * batch.transform("min")).to_numpy()
 
 
 def _log_tau(df: pd.DataFrame) -> np.ndarray:
@@ -159,7 +181,7 @@ def _log_tau(df: pd.DataFrame) -> np.ndarray:
     return np.where(np.isfinite(relative), relative, np.nan)
 
 
-def _on_rule(x: np.ndarray, log_tau: np.ndarray) -> np.ndarray:
+def _on_rule(x: np.ndarray, log_tau: np.ndarray, tolerance: float = OFF_RULE) -> np.ndarray:
     """Whether each row lies on ln tau = a + b ln D, the line of least absolute deviations; x (n,) ln D."""
     spots = np.unique(np.linspace(0, len(x) - 1, min(len(x), 60)).round().astype(int))
     i, j = np.triu_indices(len(spots), 1)
@@ -169,7 +191,7 @@ def _on_rule(x: np.ndarray, log_tau: np.ndarray) -> np.ndarray:
     rest = log_tau - slopes[:, None] * x
     deviation = np.abs(rest - np.median(rest, axis=1, keepdims=True)).sum(axis=1)
     best = rest[deviation.argmin()]
-    return np.abs(best - np.median(best)) <= OFF_RULE
+    return np.abs(best - np.median(best)) <= tolerance
 
 
 def _name(notes: list[str], rows: pd.DataFrame, why: str) -> None:
