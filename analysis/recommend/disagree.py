@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from analysis.predict import predict, predictors, usable
 from analysis.recommend.convention import at_target
-from analysis.recommend.critical_law import critical_tokens, find
+from analysis.recommend.critical_law import critical_tokens, find, sequence_tokens
 from analysis.recommend.published_laws import PUBLISHED, Published
 from analysis.region import same
 
@@ -115,12 +115,12 @@ def _as_row(published: Published | None, name: str, value: float | None, entry: 
 
 
 def _in_sequences(law: Mapping, value: float, values: Mapping, caveats: list[str]) -> float:
-    context = values.get("context")
-    own = (law.get("given") or {}).get("context")
-    if law.get("unit") == "tokens":
-        if not context:
-            caveats.append(f"sequences taken as {own:g} tokens, since context is unknown")
-        return value / (context or own)
+    context, own = values.get("context"), sequence_tokens(law)
+    if law.get("unit") == "tokens" and not context:
+        context = sequence_tokens({**law, "unit": None})
+        known = f"sequences taken as {context:g} tokens, since" if context else "it counts tokens, and"
+        caveats.append(f"{known} context is unknown")
+        return value / context if context else math.nan
     return value * own / context if context and own else value
 
 

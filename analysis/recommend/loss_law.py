@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
+REPEATED = {"R_D", "R_N"}  # of a data-constrained law: what repeated tokens and excess parameters are worth
 ORDER = ("ln E", "ln A", "ln B", "alpha", "beta")
 DRAWS = 4000
 FEWEST = 50  # resamples that make an interval
@@ -67,14 +68,24 @@ class LossLaw:
 
 
 def find(laws: list[Mapping]) -> Mapping | None:
-    """The last law named "loss" with the five numbers all there; a variant in further symbols is passed over."""
-    for law in reversed(laws):
-        parameters = law.get("parameters") or {}
-        values = [(parameters.get(symbol) or {}).get("value") for symbol in SYMBOLS]
-        if law["name"] == "loss" and set(parameters) == set(SYMBOLS) and None not in values:
-            if values[0] >= 0 and min(values[1:]) > 0:
+    """The last law named "loss" with the five numbers all there; where there is none such, the last data-constrained one
+    (also R_D, R_N), which is the same law at one epoch. A variant in other symbols is passed over."""
+    for further in (set(), REPEATED):
+        for law in reversed(laws):
+            parameters = law.get("parameters") or {}
+            if law["name"] == "loss" and set(parameters) == set(SYMBOLS) | further and _sound(parameters):
                 return law
     return None
+
+
+def constrained(law: Mapping) -> bool:
+    return set(law["parameters"]) > set(SYMBOLS)
+
+
+def _sound(parameters: Mapping) -> bool:
+    values = [entry.get("value") if isinstance(entry := parameters[s], Mapping) else None for s in SYMBOLS]
+    known = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return known and values[0] >= 0 and min(values[1:]) > 0
 
 
 def central(law: Mapping) -> LossLaw:
@@ -118,7 +129,11 @@ def _normal(law: Mapping, n: int, seed: int) -> np.ndarray | None:
         return None
     named = _names(law.get("covariance_of") or list(ORDER))
     point = central(law)
-    if matrix.shape != (5, 5) or not np.isfinite(matrix).all() or named != list(ORDER) or point.E <= 0:
+    if matrix.shape != (len(named),) * 2 or not set(ORDER) <= set(named) or point.E <= 0:
+        return None
+    at = [named.index(name) for name in ORDER]
+    matrix = matrix[np.ix_(at, at)]
+    if not np.isfinite(matrix).all():
         return None
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     root = vectors * np.sqrt(np.maximum(values, 0.0))

@@ -10,10 +10,11 @@ well below B_crit. What a step takes is ours. The paper has the cost of a step p
 many devices as it takes (no `devices` here). On real machines each of P devices that computes F FLOPs per second takes
 whole micro-batches of `device_batch` tokens, so with at most `devices`
 
-    seconds per step = 6 N max(device_batch, B / devices) / F.
+    seconds per step = 6 N device_batch ceil(B / (devices * device_batch)) / F,
 
-Beyond B = devices * device_batch a larger batch buys no time. F is `device_flops`, or 6 N_ref * tokens_per_second of a
-device at N_ref parameters (the target's unless `reference_params` says another). Communication and pipeline are not in it.
+so a smaller batch than devices * device_batch leaves devices idle, and trades time for compute. Beyond that a larger
+batch buys no time. F is `device_flops`, or 6 N_ref * tokens_per_second of a device at N_ref parameters (the target's
+unless `reference_params` says another). Communication and pipeline are not in it.
 """
 
 import math
@@ -46,12 +47,13 @@ class Machine:
 
     def seconds(self, n: Any, batch: Any, steps: Any) -> Any:
         """Seconds (without a rate: micro-batch times) of a run."""
-        held = self.device_batch if self.devices is None else np.maximum(self.device_batch, batch / self.devices)
+        turns = 1.0 if self.devices is None else np.ceil(np.asarray(batch) / (self.devices * self.device_batch) - 1e-9)
+        held = self.device_batch * np.maximum(turns, 1.0)
         rate = self.rate or 6 * self.reference * self.device_batch
         return steps * 6 * n * held / rate
 
     def used(self, batch: Any) -> Any:
-        return np.minimum(np.maximum(batch / self.device_batch, 1.0), self.devices or np.inf)
+        return np.minimum(np.maximum(np.ceil(batch / self.device_batch - 1e-9), 1.0), self.devices or np.inf)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def minimum_tokens(law: Mapping, n: float, tokens: float, batch: float, loss_at)
 
 def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, smallest_batch: float, also: float) -> Plane:
     """The grid at `target` loss: N around the cheapest and around `also` (the target's), B in multiples of
-    `smallest_batch` to 8 times B_crit, up to 10 times the least compute, at least one step."""
+    `smallest_batch`, and what just feeds all devices, to 8 times B_crit, up to 10 times the least
+    compute, at least one step."""
     cheapest, _ = loss.cheapest(target)
     lowest = (loss.A / (target - loss.E)) ** (1 / loss.alpha)  # with infinite tokens
     start = max(min(cheapest * SMALLEST, also / 2), lowest * 1.01)
@@ -111,8 +114,10 @@ def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, sma
     minimum = np.asarray(loss.tokens_for(target, params))
     bound = critical_at(critical, params, minimum, target)
     usable = bound[6 * params * minimum < DEAR * 6 * cheapest * float(loss.tokens_for(target, cheapest))]
+    fed = (machine.devices or 0) * machine.device_batch
     largest = max(BATCHES * float(usable.max()), 4 * smallest_batch)
     batch = np.unique(np.geomspace(1, largest / smallest_batch, BATCH_GRID).round()) * smallest_batch
+    batch = np.union1d(batch, [fed]) if smallest_batch < fed < largest else batch
     n, d, b, c = (a.ravel() for a in np.broadcast_arrays(params[:, None], minimum[:, None], batch, bound[:, None]))
     tokens = d * (1 + b / c)
     flops = 6 * n * tokens
@@ -123,11 +128,12 @@ def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, sma
 
 
 def rows(plane: Plane, context: float, machine: Machine, shown: int = SHOWN) -> list[dict]:
-    """Up to `shown` runs of the front, from the cheapest to the fastest, evenly in the log of what they cost beyond the
-    cheapest (from 1 % on)."""
+    """Up to `shown` runs of the front, from the cheapest to the fastest, evenly in the log of time. The cheapest shown
+    is the fastest within 1 % of the least compute: smaller batches take longer and save nothing."""
     index = np.flatnonzero(plane.front)
     index = index[np.argsort(plane.flops[index])]
-    along = np.log(plane.flops[index] / plane.flops[index[0]] - 1 + 0.01)
+    index = index[np.count_nonzero(plane.flops[index] <= 1.01 * plane.flops[index[0]]) - 1 :]
+    along = np.log(plane.seconds[index])
     wanted = np.linspace(along[0], along[-1], shown)
     picked = list(dict.fromkeys(int(np.abs(along - w).argmin()) for w in wanted))
     return [row(*(float(a[i]) for a in (plane.params, plane.tokens, plane.batch, plane.flops, plane.seconds)), context,

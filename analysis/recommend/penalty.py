@@ -106,7 +106,10 @@ def penalties(
         result[name] = {"curvature": h, **cost, "compute": bought}
     notes = []
     if lacking:
-        notes.append(f"cost of being wrong: the laws of {', '.join(lacking)} hold no curvature; fit them again.")
+        notes.append(
+            f"cost of being wrong: the laws of {', '.join(lacking)} hold no `curvature`: a fit gives it, or add "
+            'curvature: {"value": h} in nats per (natural log)^2 to the law.'
+        )
     if result and loss is None:
         notes.append("cost in compute: no loss law here; `hyperlaw fit analysis=loss` gives one.")
     return result, notes

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.errors import UserError
 from analysis.predict import predict, predictors
 from analysis.recommend.convention import at_target
+from analysis.recommend.critical_law import sequence_tokens
 from analysis.recommend.propagate import interval, sample
 from analysis.region import Region, same
 
@@ -167,14 +168,14 @@ def _open_inputs(
 
 
 def _sequences(law: Mapping, values: Mapping[str, float], notes: list[str]) -> float:
-    """Sequences of the recipe's context in the unit of a batch law: tokens, or sequences of its own context."""
-    own, context = (law.get("given") or {}).get("context"), values.get("context")
+    """Sequences of the recipe's context in the unit of a batch law: tokens, or sequences of its own length."""
+    own, context = sequence_tokens(law), values.get("context")
     if law.get("unit") == "tokens":
         if not context:
             raise UserError("the batch law counts tokens; add context=TOKENS to say how long a sequence is.")
         notes.append(f"batch_size: from tokens to sequences of {context:g}.")
         return 1 / context
-    if not isinstance(own, int | float) or not context or own == context:
+    if not own or not context or own == context:
         return 1.0
     notes.append(f"batch_size: from sequences of {own:g} tokens to sequences of {context:g}.")
     return own / context

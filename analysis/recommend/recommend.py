@@ -86,6 +86,13 @@ def recommend(
         under(content["laws"], trained), found.values, follows.get("batch_tokens", {}).get("value"), request.told, level,
         any(entry.name == "power_lines" for entry in sources), trained,
     )  # fmt: skip
+    batch = follows.get("batch_tokens", {}).get("value") or 0.0
+    if batch > found.values["tokens"]:
+        request.notes.append(
+            f"the laws' batch of {batch:.4g} tokens is larger than the run ({found.values['tokens']:.4g} tokens), which "
+            "would be less than one step: the laws do not reach down here; give batch_size=."
+        )
+    request.notes += _lacks_time(request.told)
     if _has_time(request.told) and "steps" in follows:
         seconds = machine(request.told, found.values).seconds(
             found.values["params"], follows["batch_tokens"]["value"], follows["steps"]["value"]
@@ -134,6 +141,13 @@ def _candidates(laws: list[Mapping]) -> list[Mapping]:
 
 def _has_time(told: Mapping) -> bool:
     return "devices" in told and ("tokens_per_second" in told or "device_flops" in told)
+
+
+def _lacks_time(told: Mapping) -> list[str]:
+    if "devices" in told and not _has_time(told):
+        return ["hours: add tokens_per_second= (per device) or device_flops= for hours."]
+    rated = "tokens_per_second" in told or "device_flops" in told
+    return ["hours: add devices= for those of this recipe."] if rated and "devices" not in told else []
 
 
 def _choose(laws: list[Mapping], request: Request) -> dict[str, Mapping]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from analysis.errors import UserError, nearest
 from analysis.predict import predictors
+from analysis.recommend.critical_law import sequence_tokens
 from analysis.recommend.ladder import choose_shape, count_blocks
 from analysis.recommend.recipe import NAMES
 from analysis.recommend.trade import TOLD
 from analysis.region import Region
 
 SAME_SIZE = 0.05  # params as given, and as width and depth count
+SAME_FLOPS = 2.0  # flops as given, against 6 N D: attention may be in them
 SIZES = ("params", "width", "depth", "tokens", "tpp", "context", "flops")
 TWICE = (
     ("tokens", "tpp"), ("tau", "weight_decay"), ("batch_size", "batch_tokens"), ("device_flops", "tokens_per_second"),
@@ -67,7 +69,7 @@ def positive(key: str, value: object) -> float:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
         raise UserError(f"{key}={value} must be a number above 0.")
-    if key in ("width", "depth") and number != int(number):
+    if key in ("width", "depth", "devices") and number != int(number):
         raise UserError(f"{key}={value} must be a whole number.")
     if key == "batch_size" and number < 1:
         raise UserError(f"batch_size={value} must be at least 1 sequence.")
@@ -89,10 +91,14 @@ def complete(request: Request, regions: Mapping[str, Region], chosen: Mapping, c
     lead = next(iter(chosen.values())).get("given") or {}
     if isinstance(lead.get("context"), int | float) and lead["context"] >= 1:
         numbers.setdefault("context", float(lead["context"]))
+    batch = chosen.get("batch_size") or {}
+    if batch.get("unit") != "tokens" and (length := sequence_tokens(batch) or 0) >= 1:
+        numbers.setdefault("context", length)
     if "batch_tokens" in numbers and "context" in numbers:
         numbers["batch_size"] = numbers["batch_tokens"] / numbers["context"]
         if numbers["batch_size"] < 1:
             raise UserError(f"batch_tokens={numbers['batch_tokens']:g} is less than one sequence of {numbers['context']:g}.")
+    _possible(numbers)
     if "width" in numbers and "depth" in numbers:
         return
     points = next((r.points for r in regions.values() if {"width", "depth"} <= set(r.points)), None)
@@ -110,6 +116,23 @@ def complete(request: Request, regions: Mapping[str, Region], chosen: Mapping, c
     numbers["width"], numbers["depth"] = width, depth
     size = f"{(count or count_blocks)(width, depth):.4g} params" + ("" if count else " by 12 * depth * width^2")
     request.notes.append(f"width {width} and depth {depth} follow the sweep's aspect ratio ({size}).")
+
+
+def _possible(numbers: Mapping[str, float]) -> None:
+    """Raises UserError for flops that params and tokens contradict, and for a batch larger than the run."""
+    params, tokens = numbers["params"], numbers["tokens"]
+    if "flops" in numbers and not 1 / SAME_FLOPS <= numbers["flops"] / (6 * params * tokens) <= SAME_FLOPS:
+        raise UserError(
+            f"flops={numbers['flops']:g} contradicts params={params:g} and tokens={tokens:g}, which take about "
+            f"{6 * params * tokens:.3g} (6 N D): leave flops out, or mend the others."
+        )
+    name = "batch_tokens" if "batch_size" not in numbers else "batch_size"
+    batch = numbers.get(name, 0.0) * (numbers.get("context", 1.0) if name == "batch_size" else 1.0)
+    if batch > tokens:
+        raise UserError(
+            f"a batch of {batch:.4g} tokens is larger than the run of tokens={tokens:.4g}, which would be less than one "
+            "step: give a smaller batch or more tokens."
+        )
 
 
 def _agree(request: Request, count: Callable | None) -> None:

@@ -17,6 +17,9 @@ def as_table(recipe: Mapping) -> str:
     compute, distances, notes, the command."""
     target = recipe["target"]
     sizes = [f"{key} {_number(target[key])}" for key in SIZES if target.get(key)]
+    rate = target.get("tokens_per_second")
+    sizes += [f"{key} {_number(target[key])}" for key in ("devices", "device_batch", "device_flops") if target.get(key)]
+    sizes += [f"tokens_per_second {_number(rate)} per device"] if rate else []
     parts = [["target: " + ", ".join(sizes)], _values(recipe), _penalty(recipe), _comparison(recipe), _allocation(recipe)]
     parts += [_pareto(recipe.get("pareto")), _beyond(recipe), [line for note in recipe["notes"] for line in _note(note)]]
     parts = [[each for line in lines for each in _folded(line)] for lines in parts]
@@ -86,8 +89,13 @@ def _allocation(recipe: Mapping) -> list[str]:
         return f"{form(entry['value'])}{ends}"
 
     nats = "{:.4f}".format
+    first = [f"predicted loss {said('loss', nats)}, at batches well below the critical one"]
+    if found.get("loss_at_batch"):
+        crowded = f"(batch / critical batch {found['batch_over_critical']:.2g})"
+        first.append(f"  {said('loss_at_batch', nats)} at this batch {crowded}")
     return [
-        f"predicted loss {said('loss', nats)}; at its {found['flops']:.3g} FLOPs the loss law would take",
+        *first,
+        f"at its {found['flops']:.3g} FLOPs the loss law would take",
         f"  N {said('params', short)}, D {said('tokens', short)}, {said('tpp', '{:.3g}'.format)} tokens per parameter",
         f"  for {said('best_loss', nats)} ({found['excess_loss']['value']:.2g} nats less)",
     ]
@@ -113,7 +121,8 @@ def _pareto(found: Mapping | None) -> list[str]:
     elif own:
         lines.append("the target lies on the front")
     if unit == "time":
-        lines.append(f"time in {found['machine']['time_unit']}, one after the other; devices=, device_flops= give hours")
+        unit = found["machine"]["time_unit"]
+        lines.append(f"time in {unit}, one after the other; devices= and device_flops= (per device) give hours")
     return lines
 
 

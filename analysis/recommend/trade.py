@@ -45,13 +45,23 @@ def allocation(law: Mapping, values: Mapping, level: float) -> dict:
 
     return {
         "flops": flops,
-        "loss": ends(lambda x: x.loss(n, d)),
+        "loss": ends(lambda x: x.loss(n, d)),  # at batches well below B_crit
+        "loss_at_batch": None,  # at the recipe's, where a critical_batch law says what it costs
+        "batch_over_critical": None,
         "params": ends(lambda x: x.best(flops)[0]),
         "tokens": ends(lambda x: x.best(flops)[1]),
         "tpp": ends(lambda x: x.best(flops)[1] / x.best(flops)[0]),
         "best_loss": ends(lambda x: x.loss(*x.best(flops))),
         "excess_loss": ends(lambda x: x.loss(n, d) - x.loss(*x.best(flops))),
     }
+
+
+def _at_batch(law: Mapping, point, critical: Mapping, values: Mapping, batch: float, level: float) -> dict:
+    """The loss at the recipe's batch, which makes of its tokens D_min = D / (1 + B / B_crit), and B / B_crit there."""
+    n, tokens = values["params"], values["tokens"]
+    minimum = minimum_tokens(critical, n, tokens, batch, lambda d: float(point.loss(n, d)))
+    lowered = allocation(law, {**values, "tokens": minimum}, level)
+    return {"loss_at_batch": lowered["loss"], "batch_over_critical": tokens / minimum - 1}
 
 
 def under(laws: list[Mapping], settings: Mapping) -> list[Mapping]:
@@ -82,6 +92,11 @@ def trade(
     if law is None:
         notes.append("allocation, time and compute: no loss law of N and D here; `hyperlaw fit analysis=loss` gives one.")
         return None, None, notes
+    if loss_law.constrained(law):
+        notes.append(
+            "the loss law is data-constrained: its E, A, B, alpha, beta are taken, which is one epoch of fresh tokens; "
+            "for repeated tokens the loss is higher."
+        )
     allotted = allocation(law, values, level)
     critical = critical_law.find([each for each in laws if not each.get("published")])
     if critical is None and lent:
@@ -97,6 +112,8 @@ def trade(
         if apart := unlike(each, settings):
             notes.append(f"the {each['name']} law was fitted with {', '.join(apart)}; this recipe differs.")
     point = loss_law.central(law)
+    if batch and batch <= values["tokens"]:
+        allotted |= _at_batch(law, point, critical, values, batch, level)
     front, lines = _pareto(point, critical, values, batch, told)
     return allotted, front, notes + lines
 
@@ -111,11 +128,14 @@ def _pareto(point, critical: Mapping, values: Mapping, batch: float | None, told
         notes.append(f"loss={given:g} lies below what the loss law can reach at any scale ({point.E:.4g}).")
         return None, notes
     minimum = tokens
+    if batch and batch > tokens:
+        notes.append("time against compute: the batch is larger than the run, so the target is not placed.")
+        batch = None
+    elif not batch:
+        notes.append("time against compute: the recipe has no batch in tokens, so the target is not placed.")
     if given is None and batch:
         minimum = minimum_tokens(critical, n, tokens, batch, lambda d: float(point.loss(n, d)))
     goal = given if given is not None else float(point.loss(n, minimum))
-    if not batch:
-        notes.append("time against compute: the recipe has no batch in tokens, so the target is not placed.")
     try:
         with np.errstate(all="ignore"):
             found = plane(point, critical, goal, mine, context, n)

@@ -417,3 +417,67 @@ def test_whatever_a_user_wrote_into_laws_json(tmp_path_factory, entries, params,
         return
     json.dumps(recipe, allow_nan=False)
     assert as_table(recipe) and all(math.isfinite(entry["value"]) for entry in recipe["recipe"].values())
+
+
+@pytest.mark.parametrize("own", [{"given": {"context": 2048}}, {"unit": "sequences of 2048 tokens"}])
+def test_the_unit_of_a_batch_law_says_its_sequences(own):
+    """Power Lines' batch law, its length in `given` or in the unit: a quarter of the sequences where each is four times
+    as long, and no disagreement with itself."""
+    law = power_law("batch_size", 0.0306, {"tokens": 0.383}, **own)
+    target = {"params": 6.05e8, "tokens": 12.1e9}
+    for context, factor in ((None, 1), (2048, 1), (8192, 4)):
+        recipe = recommend(laws(law), {**target, "context": context})
+        assert value(recipe, "batch_size") == pytest.approx(0.0306 * 12.1e9**0.383 / factor)
+        theirs = next(row for row in recipe["comparison"] if (row["name"], row["against"]) == ("batch_size", "power_lines"))
+        assert theirs["ratio"] == pytest.approx(1.0)
+        assert recipe["target"]["context"] == (context or 2048)
+    joint = {**law, "method": "joint"}  # the same unit in a further law of the folder
+    rows = recommend(laws(law, joint), {**target, "context": 8192})["comparison"]
+    assert next(row["ratio"] for row in rows if row["against"] == "another law here") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("batch", [{"batch_size": 1.1e10}, {"batch_size": 1e5, "context": 2e6}, {"batch_tokens": 1.1e10}])
+def test_a_given_batch_larger_than_the_run(batch):
+    with pytest.raises(UserError, match="larger than the run"):
+        recommend(laws(power_law("lr", 1e-3, {})), {"params": 1e9, "tokens": 1e10, **batch})
+
+
+def test_flops_that_contradict_size_and_tokens():
+    law = power_law("lr", 1.0, {"flops": -0.1})
+    target = {"params": 1e9, "tokens": 2e10}
+    for flops in (1.2e20, 0.7 * 1.2e20, 1.9 * 1.2e20):
+        assert value(recommend(laws(law), {**target, "flops": flops}), "lr") == pytest.approx(flops**-0.1)
+    for flops in (1.2e20 / 2.1, 2.1 * 1.2e20, 1.0):
+        with pytest.raises(UserError, match="contradicts"):
+            recommend(laws(law), {**target, "flops": flops})
+
+
+NAMED = st.sampled_from(["lr", "tau", "weight_decay", "batch_size"])
+IN = st.sampled_from(["params", "tokens", "tpp", "flops", "batch_size", "batch_tokens", "steps", "lr", "tau"])
+HAND = st.fixed_dictionaries(
+    {
+        "name": NAMED,
+        "parameters": st.dictionaries(IN, st.floats(-1, 1), max_size=3).map(
+            lambda powers: {k: {"value": v} for k, v in {"coefficient": 0.5, **powers}.items()}
+        ),
+    },
+    optional={
+        "unit": st.sampled_from(["tokens", "sequences", "sequences of 2048 tokens", None]),
+        "method": st.just("joint"),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(HAND, min_size=1, max_size=5), st.sampled_from([{}, {"context": 512}, {"batch_size": 64}, {"devices": 8}]))
+def test_laws_written_by_hand(tmp_path_factory, written, more):
+    """Names and parameters alone: a recipe that prints and is JSON, or a UserError."""
+    path = tmp_path_factory.mktemp("hand") / "laws.json"
+    path.write_text(json.dumps({"laws": written}))
+    try:
+        recipe = recommend(path.parent, {"params": 1e9, "tokens": 2e10, **more})
+    except UserError as error:
+        assert len(str(error).splitlines()) <= 2
+        return
+    json.dumps(recipe, allow_nan=False)
+    assert as_table(recipe)

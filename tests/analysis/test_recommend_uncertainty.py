@@ -167,7 +167,7 @@ def test_nats_become_compute_with_a_loss_law():
     assert cost["compute"]["high"] == pytest.approx(expected) and 0.001 < expected < 0.1
     assert "FLOPs" in as_table(recipe)
     without = recommend(laws(normal("lr", 1e-3, sd=0.3)), TARGET)
-    assert without["penalty"] == {} and any("hold no curvature" in note for note in without["notes"])
+    assert without["penalty"] == {} and any("hold no `curvature`: a fit gives it" in note for note in without["notes"])
 
 
 @pytest.mark.parametrize("junk", [[], 3, {"value": "x"}, {"value": -1}, {"value": 0.1, "exponent": "x", "flops": -1}])
