@@ -103,7 +103,7 @@ def minimum_tokens(law: Mapping, n: float, tokens: float, batch: float, loss_at)
 
 def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, smallest_batch: float, also: float) -> Plane:
     """The grid at `target` loss: N around the cheapest and around `also` (the target's), B in multiples of
-    `smallest_batch`, and what just feeds all devices, to 8 times B_crit, up to 10 times the least
+    `smallest_batch`, from what just feeds all devices on in whole turns of them, to 8 times B_crit, up to 10 times the least
     compute, at least one step."""
     cheapest, _ = loss.cheapest(target)
     lowest = (loss.A / (target - loss.E)) ** (1 / loss.alpha)  # with infinite tokens
@@ -117,7 +117,8 @@ def plane(loss: LossLaw, critical: Mapping, target: float, machine: Machine, sma
     fed = (machine.devices or 0) * machine.device_batch
     largest = max(BATCHES * float(usable.max()), 4 * smallest_batch)
     batch = np.unique(np.geomspace(1, largest / smallest_batch, BATCH_GRID).round()) * smallest_batch
-    batch = np.union1d(batch, [fed]) if smallest_batch < fed < largest else batch
+    if smallest_batch < fed < largest:  # above it whole turns of all devices: in between some of them idle
+        batch = np.unique(np.append(np.where(batch > fed, np.round(batch / fed) * fed, batch), fed))
     n, d, b, c = (a.ravel() for a in np.broadcast_arrays(params[:, None], minimum[:, None], batch, bound[:, None]))
     tokens = d * (1 + b / c)
     flops = 6 * n * tokens
