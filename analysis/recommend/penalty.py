@@ -27,7 +27,7 @@ SPREAD = math.log(3)  # of FLOPs, for a trend
 def curvature(optima: Sequence["Optimum"], target: int) -> dict | None:
     """h of interior optima in the hyper-parameter `target`, for a LAW: {"value": median, "low", "high": 10 and 90 % of the
     slices, "exponent": of FLOPs or null, "flops": geometric mean, "n", "unit"}; None where no basin is known."""
-    found, flops = [], []
+    found, flops, known = [], [], True
     for o in optima:
         if o.curve is None or not np.isfinite(o.value).all():
             continue
@@ -38,6 +38,7 @@ def curvature(optima: Sequence["Optimum"], target: int) -> dict | None:
         if math.isfinite(h) and h > 0 and math.isfinite(o.slice.flops) and o.slice.flops > 0:
             found.append(h)
             flops.append(o.slice.flops)
+            known &= {"params", "tokens"} <= o.slice.given.keys()  # else `flops` of a slice may be its tokens
     if not found:
         return None
     low, value, high = np.quantile(found, [0.1, 0.5, 0.9])
@@ -46,8 +47,8 @@ def curvature(optima: Sequence["Optimum"], target: int) -> dict | None:
         "value": float(value),
         "low": float(low),
         "high": float(high),
-        "exponent": _trend(x, y),
-        "flops": float(np.exp(x.mean())),
+        "exponent": _trend(x, y) if known else None,
+        "flops": float(np.exp(x.mean())) if known else None,
         "n": len(found),
         "unit": "nats per (natural log)^2",
     }

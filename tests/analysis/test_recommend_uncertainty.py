@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.fit import fit
@@ -215,3 +216,18 @@ def test_intervals_of_fitted_sweeps_hold_the_optimum_of_a_larger_run():
     """The short form of benchmarks/coverage_recommend.py; 60 draws at 80 %: 0.63 to 0.95 is three standard errors."""
     found = measure(CASES["bowl, 3 slices"], 60)
     assert 0.63 <= found["coverage"]["lr"] <= 0.95 and found["without_law"] == 0
+
+
+def test_a_table_without_parameters_shows_no_trend_of_curvature_with_flops():
+    """There a slice's scale is its tokens; read as FLOPs, a target's cost would fall by powers of ten."""
+    x = np.log(2.0 ** np.arange(-10, -3))
+    rows = [
+        {"tokens": d, "lr": np.exp(v), "loss": 2 + (d / 1e9) ** -0.4 * 0.05 * (v - x.mean() - 0.1 * np.log(d / 1e10)) ** 2}
+        for d in (1e9, 4e9, 16e9, 64e9, 256e9)
+        for v in x
+    ]
+    table = pd.DataFrame(rows)
+    without = fit(table, "lr").laws[0]["curvature"]
+    known = fit(table.assign(params=1e8), "lr").laws[0]["curvature"]
+    assert without["exponent"] is None and without["flops"] is None and without["value"] == known["value"]
+    assert known["exponent"] == pytest.approx(-0.4, abs=0.02) and known["flops"] > 1e18
