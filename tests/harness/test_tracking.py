@@ -45,7 +45,10 @@ def test_a_tracker_that_fails_or_hangs_leaves_the_run_alone(tmp_path, monkeypatc
     tracking._queue.cache_clear()
 
 
-def test_no_tracker_unless_asked(tmp_path):
+def test_no_tracker_unless_asked(tmp_path, monkeypatch):
+    # Other tests of this process may have read its files.
+    for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
     p, _ = tiny(tmp_path / "cache", "tokens=6400")
     tracking._queue.cache_clear()
     with tracker({"name": "none"}, p, tmp_path) as track:
