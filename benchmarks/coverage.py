@@ -5,9 +5,6 @@ form with the fitter. Laws in two stages (optima, then their law) and in one (an
 of draws whose interval holds the truth, median width, bias and r.m.s. error; beside them the error by argmin.
 """
 
-import argparse
-import json
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +13,7 @@ from analysis.joint import fit_joint
 from analysis.law import as_dict, fit_power_law, lookup
 from analysis.optimum import find_optima
 from analysis.spread import own_covariance
+from benchmarks.covering import run
 from benchmarks.planted import Plan, cut, sweep
 
 LEVEL = 0.8
@@ -125,9 +123,10 @@ def _summary(found: dict) -> dict:
     return result
 
 
-def show(name: str, r: dict, seconds: float) -> None:
-    print(f"{name}: {r['draws']} draws, {100 * r['interior']:.0f} % of the slices interior, {seconds:.0f} s")
-    print(f"  {'':24}{'covered':>16}{'width':>18}{'bias':>18}{'r.m.s. error':>26}")
+def words(r: dict) -> str:
+    """A table of two stages / joint / argmin, the coefficient in natural log."""
+    lines = [f"{100 * r['interior']:.0f} % of the slices interior"]
+    lines.append(f"  {'':24}{'covered':>16}{'width':>18}{'bias':>18}{'r.m.s. error':>26}")
     for key in r["bias"]:
         if key.startswith(("joint ", "argmin ")):
             continue
@@ -138,27 +137,9 @@ def show(name: str, r: dict, seconds: float) -> None:
             ways = [*sides, "argmin "] if what == "rms_error" and f"argmin {key}" in r["bias"] else sides
             numbers = [r[what].get(side + key, np.nan) for side in ways]
             cells.append(f"{' / '.join(f'{number:.3f}' for number in numbers):>{width}}")
-        print(f"  {key:24}{''.join(cells)}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    print("two stages / joint / argmin; coefficient in natural log")
-    results = {}
-    for name in CASES:
-        if arguments.only and arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = measure(name, arguments.draws)
-        show(name, results[name], time.perf_counter() - start)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+        lines.append(f"  {key:24}{''.join(cells)}")
+    return "\n".join(lines) + "\n "
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)

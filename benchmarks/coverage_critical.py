@@ -17,14 +17,12 @@ What under-covers does so by bias: a bend of p = 1.15 is read as an exponent hig
 measured mostly above their B_crit and large ones mostly below.
 """
 
-import argparse
-import json
-import time
 from dataclasses import replace
 
 import numpy as np
 
 from analysis.fit import fit
+from benchmarks.covering import run, shares
 from benchmarks.planted_critical import Plan, law, table, tokens_at
 
 SWEEP = Plan()
@@ -49,10 +47,11 @@ CASES = {
 }  # fmt: skip
 
 
-def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 100) -> dict:
+def measure(case: str | Plan, draws: int, seed: int = 0, bootstrap: int = 100) -> dict:
     """Shares of draws whose interval holds the truth: exponent, coefficient, the law at the middle of the points, and
     the points themselves (where sizes lie on the law)."""
-    plan, rng = CASES[case], np.random.default_rng(seed)
+    plan = CASES[case] if isinstance(case, str) else case
+    rng = np.random.default_rng(seed)
     truth = {"exponent": plan.exponent, "coefficient": plan.coefficient / 1e9**plan.exponent}
     held: dict[str, list[bool]] = {"exponent": [], "coefficient": []}
     widths: dict[str, list[float]] = {"exponent": [], "coefficient": []}
@@ -89,26 +88,10 @@ def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 100) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    results = {}
-    for name in CASES:
-        if arguments.only and arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = r = measure(name, arguments.draws)
-        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in r["coverage"].items())
-        more = ", ".join(f"{key} {100 * r[key].get('exponent', np.nan):.2f}" for key in ("rms_error", "bias", "width"))
-        print(f"{name}: {shares}; exponent x 100: {more}; interior {100 * r['interior']:.0f} %", end="")
-        print(f", no law {r['lawless']} ({arguments.draws} draws, {time.perf_counter() - start:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+def words(r: dict) -> str:
+    more = ", ".join(f"{key} {100 * r[key].get('exponent', np.nan):.2f}" for key in ("rms_error", "bias", "width"))
+    return f"{shares(r)}; exponent x 100: {more}; interior {100 * r['interior']:.0f} %, no law {r['lawless']}"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)

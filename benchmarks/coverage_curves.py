@@ -8,9 +8,6 @@ with the fitter:
     a noisy quadratic with a power-law spectrum under SGD: no law of this form, the final loss only
 """
 
-import argparse
-import json
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +15,7 @@ import pandas as pd
 
 from analysis.curves.fit import fit
 from analysis.curves.options import Options
+from benchmarks.covering import run, shares
 
 WARMUP, GRID, EVERY = 100, 20, 40  # steps
 PEAK, MOMENTUM = 1e-3, 0.997
@@ -142,25 +140,9 @@ def measure(case: Case, draws: int, seed: int = 0) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    results = {}
-    for name, case in CASES.items():
-        if arguments.only and arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = r = measure(case, arguments.draws)
-        shares = ", ".join(f"{key} {100 * share:.1f} %" for key, share in r["coverage"].items())
-        print(f"{name}: {shares}; error {r['error']:.4f} nats, width {r['width']['final loss']:.4f} ", end="")
-        print(f"({arguments.draws} draws, {time.perf_counter() - start:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+def words(r: dict) -> str:
+    return f"{shares(r, 1)}; error {r['error']:.4f} nats, width {r['width']['final loss']:.4f}"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)

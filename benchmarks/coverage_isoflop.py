@@ -7,15 +7,13 @@ power of a sum (Kaplan's form), each with grids off-centre, noise that grows wit
 offset of their own at every budget, and true optima that scatter about their law.
 """
 
-import argparse
-import json
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.fit import fit
+from benchmarks.covering import run, shares
 
 
 @dataclass(frozen=True)
@@ -208,25 +206,10 @@ def ends(law: dict, flops: float) -> tuple[float, float]:
     return float(np.exp(centre - half)), float(np.exp(centre + half))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", default="", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    results = {}
-    for name, plan in CASES.items():
-        if arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = r = measure(plan, arguments.draws)
-        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in r["coverage"].items())
-        print(f"{name}: {shares}; exponent off by {r['bias']:+.4f} on average, {r['rms_error']:.4f} r.m.s.", end="")
-        print(f" ({r['draws']} draws, {r['no_law']} without law, {time.perf_counter() - start:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+def words(r: dict) -> str:
+    error = f"exponent off by {r['bias']:+.4f} on average, {r['rms_error']:.4f} r.m.s."
+    return f"{shares(r)}; {error}; {r['no_law']} without law"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)

@@ -15,9 +15,6 @@ Measured: 500 draws of the grids give 75 to 85 % for every parameter and exponen
 95, 50, 0 %. `fit` tests for that bend (analysis/loss/lack.py).
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +23,7 @@ import pandas as pd
 
 from analysis.fit import fit
 from analysis.loss.predict import loss_at, optimal_at
+from benchmarks.covering import run
 
 FLOOR, OF_N, OF_D, POWER_N, POWER_D = 1.8, 480.0, 2000.0, 0.35, 0.37
 
@@ -133,9 +131,10 @@ def cheapest(surface, flops: float) -> tuple[float, float]:
     return float(n[loss.argmin()]), float(loss.min())
 
 
-def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 250) -> dict:
+def measure(case: str | Case, draws: int, seed: int = 0, bootstrap: int = 250) -> dict:
     """Shares of draws whose interval holds the truth, median widths, and mean errors (bias) of what is asked for."""
-    plan, rng = CASES[case], np.random.default_rng(seed)
+    plan = CASES[case] if isinstance(case, str) else case
+    rng = np.random.default_rng(seed)
     held: dict[str, list[bool]] = {}
     widths: dict[str, list[float]] = {}
     errors: dict[str, list[float]] = {}
@@ -168,24 +167,5 @@ def measure(case: str, draws: int, seed: int = 0, bootstrap: int = 250) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    results = {}
-    for name in CASES:
-        if arguments.only and arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = measure(name, arguments.draws)
-        shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in results[name]["coverage"].items())
-        print(f"{name}: {shares} ({arguments.draws} draws, {time.perf_counter() - start:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure)

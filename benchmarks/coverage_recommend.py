@@ -9,9 +9,6 @@ Measured, 500 draws: bowl 79 %, without scatter 85, of 3 slices 81; batch: batch
 scatter of fitted optima (their runs' noise included) in place of that of true ones: LR that blows up 81, tau plateau 83.
 """
 
-import argparse
-import json
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +16,7 @@ import pandas as pd
 
 from analysis.fit import fit
 from analysis.recommend import recommend
+from benchmarks.covering import run, shares
 from benchmarks.planted import CONTEXT, Plan, sweep, truth
 
 QUICK = {"bootstrap": 0, "heldout": None, "compare": False}
@@ -103,26 +101,10 @@ def measure(case: Case, draws: int, seed: int = 0) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    parser.add_argument("--only", help="cases whose name holds this text")
-    arguments = parser.parse_args()
-    results = {}
-    for name, case in CASES.items():
-        if arguments.only and arguments.only not in name:
-            continue
-        start = time.perf_counter()
-        results[name] = measure(case, arguments.draws)
-        r = results[name]
-        shares = ", ".join(f"{key} {100 * each:.0f} % (width {r['width'][key]:.2f})" for key, each in r["coverage"].items())
-        seconds = time.perf_counter() - start
-        print(f"{name}: {shares}; no law {100 * r['without_law']:.0f} % ({r['draws']} draws, {seconds:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+def words(r: dict) -> str:
+    widths = ", ".join(f"{name} {width:.2f}" for name, width in r["width"].items())
+    return f"{shares(r)}; widths: {widths}; no law {100 * r['without_law']:.0f} %"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)

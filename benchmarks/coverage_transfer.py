@@ -9,15 +9,13 @@ Measured, 500 draws, 80 % due: `bowl` cases p 81-83 %, E 80 %, kappa 83-85 %, R_
 (both lines bend alike, and the misfit widens it), L_inf 0 %: an asymptote is as good as its form.
 """
 
-import argparse
-import json
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.fit import fit
+from benchmarks.covering import run, shares
 
 
 @dataclass(frozen=True)
@@ -115,22 +113,10 @@ def measure(case: str | Plan, draws: int, seed: int = 0) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--json")
-    arguments = parser.parse_args()
-    results = {}
-    for name in CASES:
-        start = time.perf_counter()
-        r = results[name] = measure(name, arguments.draws)
-        shares = ", ".join(f"{k} {100 * v:.0f} % (known {100 * r['known'][k]:.0f} %)" for k, v in r["coverage"].items())
-        print(f"{name}: {shares}; R_inf open on a side {100 * r['open']:.0f} %", end="")
-        print(f" ({arguments.draws} draws, {time.perf_counter() - start:.0f} s)", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+def words(r: dict) -> str:
+    known = ", ".join(f"{name} {100 * share:.0f} %" for name, share in r["known"].items())
+    return f"{shares(r)}; known: {known}; R_inf open on a side {100 * r['open']:.0f} %"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, words)
