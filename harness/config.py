@@ -119,15 +119,35 @@ class SweepConfig:
 
 @dataclass
 class LauncherConfig:
-    """Where jobs run. Never part of a point's identity."""
+    """Where jobs run. Never part of a point's identity. What only one engine has is refused under another
+    (sweeps/engines.py)."""
 
-    name: str = "local"
-    workers: int | None = None  # one per core, or per device share
+    name: str = "local"  # local | slurm | ray
+    workers: int | None = None  # one per `threads` cores, or per device share; slurm: of each allocation
     threads: int = 1
     points_per_device: int = 1
+    devices_per_point: int = 1  # data parallel over so many devices of one host
+    parallel: str = "ddp"  # ddp | fsdp
     max_attempts: int = 2
+    point_seconds: float | None = None  # training time of one point, all its attempts together, before it is given up
     compile: str = "auto"  # auto | always | never
     lease_seconds: float = 60.0
+    # slurm and ray
+    gpus: int = 0  # slurm: of each allocation; ray: of the private cluster, null as found
+    cpus: int | None = None  # slurm: of each allocation; ray: of the private cluster
+    # slurm
+    points_per_job: int = 8  # points that share one allocation
+    max_running: int | None = None  # allocations at once
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None  # limit of an allocation, as sbatch takes it: 4:00:00, 1-0, or minutes
+    memory: str | None = None  # of an allocation: 16G
+    signal_seconds: int = 120  # before the limit: checkpoint, requeue
+    setup: list[str] = field(default_factory=list)  # shell lines before Python
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further parameters of sbatch: {constraint: h100}
+    # ray
+    address: str | None = None  # of a cluster (auto, HOST:PORT, ray://HOST:PORT); null: a private one on this machine
 
 
 @dataclass

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from pathlib import Path
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Replace `path` by `data`; after a crash at any moment the file is the old one or the new one, never a part."""
+def write_atomic(path: str | os.PathLike, data: bytes, scratch: Path | None = None) -> None:
+    """Replace `path` by `data`; after a crash at any moment the file is the old one or the new one, never a part.
+
+    The temporary lies in `scratch` (same file system; default: beside `path`). Raises OSError where that folder is gone:
+    an attempt that lost its run can put nothing in place.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -18,13 +24,14 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: str | os.PathLike, value: object) -> None:
+def write_json(path: str | os.PathLike, value: object, scratch: Path | None = None) -> None:
     """As `write_atomic`; NaN and infinities are refused, since JSON has none."""
-    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), scratch)
 
 
 def read_json(path: str | os.PathLike) -> dict | None:

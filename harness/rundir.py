@@ -26,10 +26,12 @@ class LostRun(RuntimeError):
 
 
 class RunDirectory:
-    """Writes of one attempt at one point."""
+    """Writes of one attempt at one point. `scratch`: where its files are made; taken away with the run (sweeps/lease.py)."""
 
-    def __init__(self, path: str | Path, point: Point, still_mine: Callable[[], bool] = lambda: True, attempt: int = 1):
-        self.path, self.point, self.still_mine, self.attempt = Path(path), point, still_mine, attempt
+    def __init__(self, path: str | Path, point: Point, still_mine: Callable[[], bool] = lambda: True, attempt: int = 1,
+                 scratch: Path | None = None):  # fmt: skip
+        self.path, self.point, self.still_mine = Path(path), point, still_mine
+        self.attempt, self.scratch = attempt, scratch
 
     def begin(self) -> None:
         """Create the directory and say which point it is."""
@@ -41,7 +43,12 @@ class RunDirectory:
         """Replace the file `name`. Raises LostRun where a later attempt has the run."""
         if not self.still_mine():
             raise LostRun(f"{self.path.name}: a later attempt has taken this run")
-        write_atomic(self.path / name, data)
+        try:
+            write_atomic(self.path / name, data, self.scratch)
+        except FileNotFoundError:
+            if self.still_mine():
+                raise
+            raise LostRun(f"{self.path.name}: a later attempt has taken this run") from None
 
     def write_json(self, name: str, value: dict) -> None:
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

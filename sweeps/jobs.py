@@ -31,7 +31,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how jobs run; nothing of it is part of a point. `corpora`: tokenized data by fingerprint."""
+    """Where and how jobs run; nothing of it is part of a point. `corpora`: tokenized data by fingerprint; `out`: the
+    sweep's folder; `engine`: the launcher's keys that only one engine has."""
 
     runs_dir: Path
     cache: Path
@@ -41,13 +42,33 @@ class Settings:
     workers: int = 1
     threads: int = 1
     points_per_device: int = 1
+    devices_per_point: int = 1
+    parallel: str = "ddp"
     max_attempts: int = 2
+    point_seconds: float | None = None
     lease_seconds: float = 60.0
+    pin: bool = True  # workers to cores; an engine that shares a host with other allocations leaves it to them
     micro_batch: int | None = None
     checkpoint_seconds: float = 30.0
     curve_points: int = 200
     keep_weights: bool = False
     tracking: dict = field(default_factory=dict)
+    engine: dict = field(default_factory=dict)
+    detach: bool = False  # return once submitted
+
+    @property
+    def out(self) -> Path:
+        """The sweep's folder."""
+        return self.logs.parent
+
+    def to_dict(self) -> dict:
+        """JSON; `from_dict` reads it."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, value: dict) -> Settings:
+        """Inverse of `to_dict`. Raises TypeError for an unknown key."""
+        return cls(**{k: Path(v) if k in ("runs_dir", "cache", "logs") else v for k, v in value.items()})
 
 
 @dataclass
@@ -62,6 +83,7 @@ class Summary:
     failures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     signal: int | None = None  # that stopped the launch
+    queued: int = 0  # left to an engine's queue: --detach
 
     @property
     def exit_status(self) -> int:
@@ -70,8 +92,9 @@ class Summary:
 
 
 class Launcher(Protocol):
-    """An engine (`local.run` is one): trains what is left of a Plan, each point at most once, retries attempts that crash,
-    asks `more` for further points, and blocks until all are through."""
+    """An engine (`run` of sweeps.local, sweeps.slurm, sweeps.ray): trains what is left of a Plan, each point at most once,
+    retries attempts that crash, asks `more` for further points, and blocks until all are through (or submitted, where
+    `settings.detach`)."""
 
     def __call__(self, plan: Any, settings: Settings, more: Callable[[], Any] | None, stream: TextIO | None,
                  quiet: bool) -> Summary: ...  # fmt: skip

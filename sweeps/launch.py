@@ -20,11 +20,12 @@ from harness.compose import Request
 from harness.config import Config
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
+from sweeps.engines import check_engine, check_launcher, engine, engine_settings
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
 from sweeps.extend import extended_members, extension, target_keys
 from sweeps.jobs import Settings, Summary
-from sweeps.plan import Plan, make_plan
+from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -57,9 +58,10 @@ def prepare_plan(
     config = request.config
     if config.device not in DEVICES:
         raise UserError(f"device={config.device} is not one of {', '.join(DEVICES)}.")
-    if config.launcher.name != "local":
-        raise UserError(f"launcher={config.launcher.name} is not known; there is local.")
+    check_launcher(config.launcher)
     _check_settings(config)
+    if not dry_run:
+        check_engine(config)
     name = name or config.sweep.name or "sweep"
     cache, out = cache_dir(config), out_dir(config, name)
     # Everything but the data is checked on provisional facts first, so that a wrong request prepares nothing.
@@ -67,7 +69,8 @@ def prepare_plan(
     members = expand_members(request, draft)
     if only_one and len(members) > 1:
         raise UserError(f"`hyperlaw train` trains one point, but this is a sweep of {len(members)}: use `hyperlaw sweep`.")
-    if config.device == "cuda" and not dry_run and device_kind("auto") != "cuda":
+    local = config.launcher.name == "local"
+    if config.device == "cuda" and local and not dry_run and device_kind("auto") != "cuda":
         raise UserError("device=cuda, but there is no GPU here, or this PyTorch is a CPU build; say device=cpu or auto.")
     book = draft
     if not dry_run:
@@ -97,40 +100,45 @@ def _check_settings(config: Config) -> None:
     target_keys(config.sweep.extend_target)
 
 
-def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False) -> Summary:
-    """Train what is left of the plan; extends the grid where `sweep.extend` asks for it. Raises UserError where the
-    runs directory cannot be written."""
-    from sweeps.local import run
-
-    settings = settings_of(planned)
+def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False, detach: bool = False) -> Summary:
+    """Train what is left of the plan; extends the grid where `sweep.extend` asks for it. `detach`: return once an engine
+    has it all in its queue. Raises UserError where the runs directory cannot be written."""
+    config = planned.request.config
+    settings = settings_of(planned, detach)
     try:
         os.makedirs(planned.plan.runs_dir, exist_ok=True)
         more = None
-        if planned.request.config.sweep.extend:
+        if config.sweep.extend:
             more = extension(planned, settings.cache)
-        return run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
+        return engine(config.launcher.name).run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
         where = e.filename or planned.plan.runs_dir
         raise UserError(f"cannot write {where}: {e.strerror or e}; choose another out=DIR or runs=DIR.") from None
 
 
-def settings_of(planned: Planned) -> Settings:
+def settings_of(planned: Planned, detach: bool = False) -> Settings:
     """Where and how the jobs of a plan run."""
     config, plan = planned.request.config, planned.plan
+    launcher = config.launcher
     return Settings(
         runs_dir=plan.runs_dir,
         cache=cache_dir(config),
         logs=planned.out / "logs",
         corpora=planned.book.corpora,
         device=plan.device,
-        workers=plan.workers,
-        threads=config.launcher.threads,
-        points_per_device=config.launcher.points_per_device,
-        max_attempts=config.launcher.max_attempts,
-        lease_seconds=config.launcher.lease_seconds,
+        workers=worker_count(launcher, plan.device),
+        threads=launcher.threads,
+        points_per_device=launcher.points_per_device,
+        devices_per_point=launcher.devices_per_point,
+        parallel=launcher.parallel,
+        max_attempts=launcher.max_attempts,
+        point_seconds=launcher.point_seconds,
+        lease_seconds=launcher.lease_seconds,
         micro_batch=config.micro_batch,
         checkpoint_seconds=config.checkpoint_seconds,
         curve_points=config.curve_points,
         keep_weights=config.keep_weights,
         tracking=vars(config.tracking),
+        engine=engine_settings(launcher),
+        detach=detach,
     )

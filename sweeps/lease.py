@@ -1,10 +1,14 @@
 """Who may write into a run directory: one attempt at a time, an older one never again.
 
 `<run>/attempts/000001.json` is attempt 1. Claiming creates the next number, whole and exclusively (hard link), so of
-two that race one wins. An attempt owns the run as long as its own file is there and the next number is not: a stale
-first attempt that wakes up finds the next number and may write nothing more (fencing). The holder touches its file
-(heartbeat). A claim is refused while the newest attempt is alive: not ended, its process there (same machine), its
-heartbeat younger than `lease_seconds` (by the file system's own clock, so that clock skew between hosts is harmless).
+two that race one wins. An attempt owns the run as long as its own file is there and the next number is not. The holder
+touches its file (heartbeat). A claim is refused while the newest attempt is alive: not ended, its process there (same
+machine), its heartbeat younger than `lease_seconds` (by the file system's own clock, so that clock skew between hosts
+is harmless).
+
+Fencing: attempt 1 makes every file in its own folder `attempts/000001/` and renames it to its place. Who claims attempt 2
+removes that folder. So a stale first attempt that wakes up anywhere, even between asking `still_mine` and the rename,
+can no longer change a file.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -44,11 +49,12 @@ class Attempt:
 
 
 class Lease:
-    """A held attempt. `still_mine` is what RunDirectory asks before every write."""
+    """A held attempt. `still_mine` is what RunDirectory asks before every write, `scratch` where it makes its files."""
 
     def __init__(self, run_dir: Path, number: int, lease_seconds: float):
         self.number = number
         self.path = attempt_path(run_dir, number)
+        self.scratch = scratch_path(run_dir, number)
         self._next = attempt_path(run_dir, number + 1)
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._heartbeat, args=(lease_seconds / 4,), daemon=True)
@@ -65,7 +71,8 @@ class Lease:
         if self.still_mine():
             holder = read_json(self.path) or {}
             with contextlib.suppress(OSError):  # full or read-only disk: the process's end frees the lease
-                write_json(self.path, {**holder, "ended": time.time()})
+                write_json(self.path, {**holder, "ended": time.time()}, self.scratch)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _heartbeat(self, every: float) -> None:
         while not self._stop.wait(every):
@@ -94,7 +101,7 @@ def claim(run_dir: Path, lease_seconds: float) -> Lease | None:
             os.link(mine, attempt_path(run_dir, number))
         except FileExistsError:
             return None
-        _tidy(Path(run_dir), now - lease_seconds)
+        _fence(Path(run_dir), number, now - lease_seconds)
         return Lease(Path(run_dir), number, lease_seconds)
     finally:
         mine.unlink(missing_ok=True)
@@ -130,12 +137,27 @@ def attempt_path(run_dir: Path, number: int) -> Path:
     return Path(run_dir) / FOLDER / f"{number:06d}.json"
 
 
-def _tidy(run_dir: Path, before: float) -> None:
-    """Remove the unfinished files that killed attempts left behind; a fenced one that wakes up fails on its own."""
-    for path in run_dir.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if path.parent.name != FOLDER or path.stat().st_mtime < before:  # younger: another's claim under way
-                path.unlink()
+def scratch_path(run_dir: Path, number: int) -> Path:
+    """The folder in which attempt `number` makes its files."""
+    return Path(run_dir) / FOLDER / f"{number:06d}"
+
+
+def _fence(run_dir: Path, number: int, before: float) -> None:
+    """Take their folders from all earlier attempts, and make that of attempt `number`. Raises OSError where one cannot
+    be taken: its attempt might still write."""
+    for path in (run_dir / FOLDER).iterdir():
+        if path.name.isdigit() and int(path.name) < number:
+            gone = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                os.rename(path, gone)  # at once, whatever is in it
+                shutil.rmtree(gone, ignore_errors=True)
+        elif path.name.endswith(".tmp"):  # a killed claim's; a younger one may be under way
+            with contextlib.suppress(OSError):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.stat().st_mtime < before:
+                    path.unlink()
+    scratch_path(run_dir, number).mkdir(exist_ok=True)
 
 
 @cache

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import LauncherConfig
-from harness.errors import UserError
 from harness.point import Point
+from sweeps.engines import check_launcher
 from sweeps.jobs import Job, compile_key
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
 from sweeps.status import FAILED, RunState, read_states
 from sweeps.text import count_noun, duration, quantity, table
 
-COMPILE = ("auto", "always", "never")
 CHECKPOINT_BYTES = 12  # per parameter: weights and both moments of AdamW, fp32
 CHECKPOINTS_KEPT = 2  # of a run in progress: the newest and the one before it
 GROUPS_SHOWN = 12
@@ -175,14 +174,9 @@ def make_plan(
     `rates`: precision -> Rates, instead of measuring. `probe`: where no run here has told a rate, measure for some
     seconds. Raises UserError for a launcher setting that cannot be.
     """
-    if launcher.compile not in COMPILE:
-        raise UserError(f"launcher.compile={launcher.compile} is not one of {', '.join(COMPILE)}.")
-    for key in ("workers", "threads", "points_per_device", "max_attempts"):
-        value = getattr(launcher, key)
-        if value is not None and value < 1:
-            raise UserError(f"launcher.{key}={value} must be at least 1.")
+    check_launcher(launcher)
     states = read_states(points, runs_dir, launcher.lease_seconds)
-    kind = device_kind(device)
+    kind = device_kind(device) if launcher.name == "local" or device != "auto" else "cuda" if launcher.gpus else "cpu"
     by_key: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if states[point.id].left:
@@ -191,6 +185,9 @@ def make_plan(
         needed = sorted({group[0].precision for group in by_key.values()})
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
     workers = worker_count(launcher, kind)
+    if launcher.name == "slurm":
+        left = sum(len(group) for group in by_key.values())
+        workers *= min(max(-(-left // launcher.points_per_job), 1), launcher.max_running or left or 1)
     shapes = CompiledShapes(cache)
     groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes, kind)
                    for key, members in by_key.items())  # fmt: skip
@@ -198,12 +195,16 @@ def make_plan(
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:
-    """Workers that train at once: as asked, else one per `threads` cores, or `points_per_device` per GPU."""
+    """Workers that train at once (slurm: in one allocation): as asked, else one per `threads` cores, or
+    `points_per_device` per GPU; a worker whose points take several devices has as many."""
     if launcher.workers is not None:
         return launcher.workers
     if kind == "cuda":
-        return max(len(gpu_names()), 1) * launcher.points_per_device
-    return max(len(cores()) // launcher.threads, 1)
+        shares = max(launcher.gpus or len(gpu_names()), 1) * launcher.points_per_device
+        return max(shares // launcher.devices_per_point, 1)
+    width = launcher.threads * launcher.devices_per_point
+    available = launcher.cpus or (width if launcher.name == "slurm" else len(cores()))
+    return max(available // width, 1)
 
 
 def missing_for_compile(kind: str) -> str | None:

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
-from pathlib import Path
 
 from sweeps.jobs import Job, Settings
 from sweeps.rate import cores
@@ -107,12 +105,10 @@ def exit_reason(code: int, last_words: str) -> dict:
 
 
 def _settings(slot: int, settings: Settings) -> dict:
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    available = cores()
+    available, width = cores(), settings.threads * settings.devices_per_point
     # Pinning pays when the launch fills the machine, and would stack two small launches on the same cores.
-    fills = settings.workers * settings.threads == len(available) and settings.device == "cpu"
-    first = slot * settings.threads
-    return {**plain, "pin": available[first : first + settings.threads] if fills else []}
+    fills = settings.pin and settings.workers * width == len(available) and settings.device == "cpu"
+    return {**settings.to_dict(), "cores": available[slot * width : (slot + 1) * width] if fills else []}
 
 
 def _environment(slot: int, settings: Settings) -> dict[str, str]:
@@ -122,7 +118,13 @@ def _environment(slot: int, settings: Settings) -> dict[str, str]:
     # Compiling in the worker itself: a pool of compiler processes per worker would take more memory than it.
     env.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if settings.device == "cuda":
-        gpu = slot // settings.points_per_device
-        visible = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v.strip()]
-        env["CUDA_VISIBLE_DEVICES"] = visible[gpu % len(visible)] if visible else str(gpu)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(_gpus(slot, settings))
     return env
+
+
+def _gpus(slot: int, settings: Settings) -> list[str]:
+    """Of the visible GPUs those of a worker: `devices_per_point` of its own, or one that `points_per_device` share."""
+    visible = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v.strip()]
+    first = slot * settings.devices_per_point // settings.points_per_device
+    wanted = range(first, first + settings.devices_per_point)
+    return [visible[i % len(visible)] if visible else str(i) for i in wanted]

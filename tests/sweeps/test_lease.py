@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from sweeps.lease import attempt_path, claim, newest_attempt
+from harness import files
+from harness.rundir import LostRun, RunDirectory, read_status
+from sweeps.lease import attempt_path, claim, newest_attempt, scratch_path
 
 CLAIM = """
 import sys, time
@@ -30,7 +32,7 @@ def test_of_processes_that_race_one_wins(tmp_path):
     assert sorted(r.stdout.readline().strip() for r in racers) == ["mine"] + ["no"] * 5
     for r in racers:
         r.communicate("\n")
-    assert os.listdir(tmp_path / "attempts") == ["000001.json"]
+    assert sorted(os.listdir(tmp_path / "attempts")) == ["000001", "000001.json"]
     assert claim(tmp_path, 60).number == 2  # the holder is dead, whatever its heartbeat
 
 
@@ -86,14 +88,45 @@ def test_a_process_number_used_again_is_another_process(tmp_path):
 
 
 def test_what_killed_attempts_left_half_written_is_removed(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "attempts").mkdir()
-    left = [".status.json.1.tmp", "checkpoints/.step-1.safetensors.1.tmp", "attempts/.a.tmp", "attempts/.b.tmp"]
-    for name in left:
-        (tmp_path / name).touch()
-    os.utime(tmp_path / left[2], (time.time() - 100,) * 2)
+    foreign(tmp_path, age=100)
+    scratch_path(tmp_path, 1).mkdir()
+    left = [scratch_path(tmp_path, 1) / ".status.json.1.tmp", tmp_path / "attempts/.a.tmp", tmp_path / "attempts/.b.tmp"]
+    for path in left:
+        path.touch()
+    os.utime(left[1], (time.time() - 100,) * 2)
     assert claim(tmp_path, 60)
-    assert [name for name in left if (tmp_path / name).exists()] == left[3:]  # a claim of this moment
+    assert [path for path in left if path.exists()] == left[2:]  # a claim of this moment
+
+
+@pytest.mark.parametrize("at", ["before the file is opened", "between writing and renaming"])
+def test_an_attempt_that_wakes_up_inside_a_write_changes_nothing(tmp_path, tiny, monkeypatch, at):
+    point = tiny("seed=0")[0][0]
+    first = claim(tmp_path, 60)
+    run = RunDirectory(tmp_path, point, first.still_mine, first.number, first.scratch)
+    run.status("running", 1)
+
+    def overtaken(real):
+        """The attempt sleeps here until another one has begun and written."""
+
+        def late(*arguments):
+            monkeypatch.undo()
+            os.utime(first.path, (time.time() - 100,) * 2)
+            holder = json.loads(first.path.read_text())
+            first.path.write_text(json.dumps({**holder, "machine": "elsewhere"}))
+            os.utime(first.path, (time.time() - 100,) * 2)
+            second = claim(tmp_path, 60)
+            RunDirectory(tmp_path, point, second.still_mine, second.number, second.scratch).status("done", 7)
+            return real(*arguments)
+
+        return late
+
+    if at == "between writing and renaming":
+        monkeypatch.setattr(os, "replace", overtaken(os.replace))
+    else:
+        monkeypatch.setattr(files, "open", overtaken(open), raising=False)
+    with pytest.raises(LostRun):
+        run.status("running", 2)
+    assert read_status(tmp_path) == {**read_status(tmp_path), "status": "done", "step": 7, "attempt": 2}
 
 
 def test_a_removed_run_directory_is_nobodys(tmp_path):

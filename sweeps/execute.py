@@ -1,0 +1,104 @@
+"""One job, from claiming its run directory to how it ended: what every engine's worker process does.
+
+The only module of sweeps that imports torch, and only inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.files import read_json
+from harness.point import Point
+from harness.rundir import LostRun, RunDirectory, read_status
+from sweeps.lease import Lease, claim
+from sweeps.status import FINISHED
+
+
+def execute(message: dict, settings: dict, tell: Callable[..., None], should_stop: Callable[[], bool]) -> dict:
+    """Train message["point"], compiled where message["compile"]; `settings` as Settings.to_dict gives them.
+
+    tell(event="progress", job=, step=, steps=, loss=) is called about twice a second. Returns {"status", "trained",
+    "reason", "compiled", "device_seconds", "compile_seconds"}; status as in status.json, or "stopped" (should_stop() was
+    true: checkpointed) or "busy" (another live attempt has the run). Raises nothing but what ends the process.
+    """
+    point = Point.from_dict(message["point"])
+    run_dir = Path(settings["runs_dir"]) / point.id
+    lease = None
+    try:
+        if (finished := read_status(run_dir)["status"]) in FINISHED:
+            return {"status": finished, "trained": False}
+        lease = claim(run_dir, settings["lease_seconds"])
+        if lease is None:
+            return {"status": "busy", "trained": False}
+        if (finished := read_status(run_dir)["status"]) in FINISHED:  # since we looked
+            return {"status": finished, "trained": False}
+        status = _train(point, run_dir, message["compile"], settings, lease, tell, should_stop)
+        result = read_json(run_dir / "result.json") or {}
+        times = {k: result[k] for k in ("device_seconds", "compile_seconds") if k in result}
+        compiled = (result.get("numerics") or {}).get("compiled", False)
+        reason = read_status(run_dir).get("reason") if status != "done" else None
+        return {"status": status, "trained": True, "reason": reason, "compiled": compiled, **times}
+    except LostRun:
+        return {"status": "busy", "trained": False}
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        reason = {"type": type(error).__name__, "message": _plain(error), "step": read_status(run_dir).get("step")}
+        _say_failed(point, run_dir, lease, reason)
+        return {"status": "failed", "trained": True, "reason": reason}
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: Lease, tell,
+           should_stop) -> str:  # fmt: skip
+    from harness.train import Runtime, train_point
+
+    corpus = settings["corpora"].get(point.data.fingerprint)
+    if corpus is None:
+        raise FileNotFoundError(errno.ENOENT, "no prepared data for this point", point.data.name)
+    runtime = Runtime(
+        corpus_dir=corpus,
+        device=settings["device"],
+        threads=settings["threads"],
+        compile=compiled,
+        micro_batch=settings["micro_batch"],
+        checkpoint_seconds=settings["checkpoint_seconds"],
+        curve_points=settings["curve_points"],
+        keep_weights=settings["keep_weights"],
+        compiled_cache=str(Path(settings["cache"]) / "inductor"),
+        tracking=settings["tracking"],
+    )
+    said = 0.0
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal said
+        if time.monotonic() - said > 0.4:
+            said = time.monotonic()
+            tell(event="progress", job=point.id, step=step, steps=steps, loss=loss if loss == loss else None)
+
+    return train_point(point, run_dir, runtime, progress, should_stop, lease.still_mine, lease.number, lease.scratch)
+
+
+def _say_failed(point: Point, run_dir: Path, lease: Lease | None, reason: dict) -> None:
+    """Into status.json if that can be written; the launcher says it in any case."""
+    if lease is not None:
+        with contextlib.suppress(OSError, LostRun):
+            run = RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch)
+            run.status("failed", reason["step"] or 0, reason)
+
+
+def _plain(error: Exception) -> str:
+    """One line that says what to mend."""
+    if isinstance(error, OSError):
+        what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+                errno.EROFS: "the file system is read-only", errno.EACCES: "not allowed to write"}.get(error.errno)
+        where = f": {error.filename}" if error.filename else ""
+        return f"{what or error.strerror or error}{where}"
+    return (str(error).strip().splitlines() or [repr(error)])[0]
