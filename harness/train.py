@@ -61,6 +61,7 @@ def train_point(
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] = lambda: True,
     attempt: int = 1,
+    scratch: Path | None = None,
 ) -> str:
     """Train `point` into `run_dir`, from its last checkpoint if there is one, and return how it ended.
 
@@ -68,7 +69,7 @@ def train_point(
     marked pending, and "stopped" returned. Out of device memory, the micro-batch is halved and the run goes on.
     Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data.
     """
-    run = RunDirectory(run_dir, point, still_mine, attempt)
+    run = RunDirectory(run_dir, point, still_mine, attempt, scratch)
     run.begin()
     micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
     while True:
