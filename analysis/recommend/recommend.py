@@ -56,23 +56,9 @@ def recommend(
     named over the next.
     Raises UserError where the target is incomplete or impossible, or no law can serve it.
     """
-    sources = named(published)
-    if laws is None and not sources:
-        raise UserError("recommend needs laws=DIR, or published=NAME.")
-    read = {"laws": [], "optima": []} if laws is None else laws if isinstance(laws, Mapping) else laws_io.read(laws)
-    lent, notes = _lent(sources, read)
-    content = {"laws": [*read["laws"], *lent], "optima": read.get("optima") or []}
-    target = dict(target)
+    content, target = _content(laws, published), dict(target)
     level = targets.positive("level", target.pop("level", level))
-    candidates = _candidates(content["laws"])
-    if not candidates:
-        others = ", ".join(sorted({law["name"] for law in content["laws"]})) or "none"
-        raise UserError(
-            f"no usable law of {', '.join(NAMES)} here (there is: {others}); run `hyperlaw fit analysis=lr`."
-        )
-    request = targets.request(target, candidates, level)
-    request.notes += notes
-    chosen = _choose(candidates, request)
+    request, chosen = _chosen(content, target, level)
     regions = {name: region(law, content["optima"]) for name, law in chosen.items()}
     targets.complete(request, regions, chosen, count)
     found = resolve(chosen, regions, request, level)
@@ -82,25 +68,14 @@ def recommend(
     trained = settings(chosen, request)
     follows, lines = derived(found.recipe, found.draws, found.values, trained, level)
     request.notes += lines
-    allotted, front, more = trade(
-        under(content["laws"], trained), found.values, follows.get("batch_tokens", {}).get("value"), request.told, level,
-        any(entry.name == "power_lines" for entry in sources), trained,
-    )  # fmt: skip
-    batch = follows.get("batch_tokens", {}).get("value") or 0.0
-    if batch > found.values["tokens"]:
-        request.notes.append(
-            f"the laws' batch of {batch:.4g} tokens is larger than the run ({found.values['tokens']:.4g} tokens), which "
-            "would be less than one step: the laws do not reach down here; give batch_size=."
-        )
-    request.notes += _lacks_time(request.told)
-    if _has_time(request.told) and "steps" in follows:
-        seconds = machine(request.told, found.values).seconds(
-            found.values["params"], follows["batch_tokens"]["value"], follows["steps"]["value"]
-        )
-        follows["hours"] = {"value": seconds / 3600, "low": None, "high": None}
-    loss = loss_law.find(under(content["laws"], trained))
-    loss = loss_law.central(loss) if loss else None
-    priced, unpriced = penalties(used, found.recipe, found.conditional, found.values, loss)
+    batch = follows.get("batch_tokens", {}).get("value")
+    own = under(content["laws"], trained)
+    lent = any(entry.name == "power_lines" for entry in content["sources"])
+    allotted, front, more = trade(own, found.values, batch, request.told, level, lent, trained)
+    request.notes += [*_too_large(batch, found.values["tokens"]), *_lacks_time(request.told)]
+    follows |= _hours(request.told, found.values, follows)
+    loss = loss_law.find(own)
+    priced, unpriced = penalties(used, found.recipe, found.conditional, found.values, loss and loss_law.central(loss))
     return laws_io.clean(
         {
             "target": {**request.numbers, **request.told, **request.demands},
@@ -117,6 +92,46 @@ def recommend(
             "pareto": front,
         }
     )
+
+
+def _content(laws: Mapping | str | os.PathLike | None, published: str | Iterable[str] | None) -> dict:
+    """Laws and optima of the folder with those of the named published sources, the sources, and notes on them."""
+    sources = named(published)
+    if laws is None and not sources:
+        raise UserError("recommend needs laws=DIR, or published=NAME.")
+    read = {"laws": [], "optima": []} if laws is None else laws if isinstance(laws, Mapping) else laws_io.read(laws)
+    lent, notes = _lent(sources, read)
+    return {"laws": [*read["laws"], *lent], "optima": read.get("optima") or [], "sources": sources, "notes": notes}
+
+
+def _chosen(content: Mapping, target: Mapping[str, object], level: float) -> tuple[Request, dict[str, Mapping]]:
+    """The checked request, and the law that serves each hyper-parameter."""
+    candidates = _candidates(content["laws"])
+    if not candidates:
+        others = ", ".join(sorted({law["name"] for law in content["laws"]})) or "none"
+        raise UserError(
+            f"no usable law of {', '.join(NAMES)} here (there is: {others}); run `hyperlaw fit analysis=lr`."
+        )
+    request = targets.request(target, candidates, level)
+    request.notes += content["notes"]
+    return request, _choose(candidates, request)
+
+
+def _too_large(batch: float | None, tokens: float) -> list[str]:
+    if not batch or batch <= tokens:
+        return []
+    return [
+        f"the laws' batch of {batch:.4g} tokens is larger than the run ({tokens:.4g} tokens), which "
+        "would be less than one step: the laws do not reach down here; give batch_size=."
+    ]
+
+
+def _hours(told: Mapping, values: Mapping, follows: Mapping) -> dict:
+    """{"hours": ...} where the request tells of machines and the recipe has a batch."""
+    if not _has_time(told) or "steps" not in follows:
+        return {}
+    seconds = machine(told, values).seconds(values["params"], follows["batch_tokens"]["value"], follows["steps"]["value"])
+    return {"hours": {"value": seconds / 3600, "low": None, "high": None}}
 
 
 def _lent(sources, content: Mapping) -> tuple[list[dict], list[str]]:
