@@ -56,6 +56,16 @@ class Hyper:
         )
 
 
+def squared_norm(grads: dict[str, Tensor]) -> Tensor:
+    """Sum of squares over all tensors."""
+    return torch.stack([g.square().sum() for g in grads.values()]).sum()
+
+
+def gradient_norm(grads: dict[str, Tensor]) -> Tensor:
+    """L2 norm over all tensors."""
+    return squared_norm(grads).sqrt()
+
+
 def adamw_(
     weights: dict[str, Tensor],
     grads: dict[str, Tensor],
@@ -64,15 +74,17 @@ def adamw_(
     group: dict[str, int],
     row: Tensor,
     fixed: Tensor,
+    norm: Tensor | None = None,
 ) -> Tensor:
     """One AdamW step in place, after clipping the global gradient norm. Returns that norm before clipping.
 
     weights, grads, m, v: fp32 tensors by name. group: index of each name's group. row: one row of `Hyper.per_step`.
+    norm: of the whole gradient, where `grads` are only a part of it.
     """
     n = fixed.numel() - 3
     eps, (beta1, beta2, clip) = fixed[:n], fixed[n:].unbind()
     correction1, correction2 = row[2 * n], row[2 * n + 1]
-    norm = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+    norm = gradient_norm(grads) if norm is None else norm
     shrink_gradient = (clip / (norm + 1e-6)).clamp(max=1.0)
     for name, w in weights.items():
         i = group[name]

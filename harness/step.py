@@ -61,6 +61,16 @@ class Step:
         self._whole = wrap(_whole_step)
         self._gradients, self._update = wrap(_gradients), wrap(adamw_)
 
+    def place(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of the tensors on this device."""
+        return {k: t.to(self.device, copy=True) for k, t in whole.items()}
+
+    place_weights = place
+
+    def gather(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors: what one process has."""
+        return parts
+
     def __call__(self, weights, m, v, row: Tensor, fixed: Tensor, tokens: Tensor, micro_batch: int) -> Tensor:
         """One step. Returns float32 (2,): training loss (cross-entropy, nats per token) and gradient norm."""
         self.used = True

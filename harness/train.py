@@ -24,10 +24,12 @@ from harness.checkpoint import drop_checkpoints, read_checkpoint, write_checkpoi
 from harness.curve import curve_columns, final_train_loss
 from harness.data import Stream, open_corpus
 from harness.errors import UserError
+from harness.group import Alone, Group
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
 from harness.step import Step, group_index, initial_weights
+from harness.supervisor import supervise
 from harness.tracking import tracker
 
 STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # most steps between two looks at the log, fewer for large batches
@@ -51,6 +53,8 @@ class Runtime:
     keep_weights: bool = False  # leave weights.safetensors in the run directory
     compiled_cache: str | None = None  # folder of compiled code, shared by all workers
     tracking: dict = field(default_factory=dict)
+    devices: int = 1  # that train the point together, each with a process of its own
+    parallel: str = "ddp"  # how: ddp | fsdp
 
 
 def train_point(
@@ -67,10 +71,14 @@ def train_point(
 
     on_progress(step, steps, loss) is called about twice a second. When should_stop() is true the run is checkpointed,
     marked pending, and "stopped" returned. Out of device memory, the micro-batch is halved and the run goes on.
-    Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data.
+    With runtime.devices > 1 as many processes train (harness/supervisor.py), to the same loss within rounding.
+    Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data,
+    RankError where a process of several died.
     """
     run = RunDirectory(run_dir, point, still_mine, attempt, scratch)
     run.begin()
+    if runtime.devices > 1:
+        return supervise(run, runtime, on_progress or _ignore, should_stop or _never)
     micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
     while True:
         training = _Training(point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never)
@@ -87,10 +95,24 @@ def train_point(
             torch.cuda.empty_cache()
 
 
-class _Training:
-    """The state of one run in memory and the loop over its steps."""
+def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Group, on_progress, should_stop) -> dict:
+    """One process's part of training `run.point` with `group`: the message of how it ended (harness/rank.py)."""
+    training = None
+    try:
+        training = _Training(run.point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never, group)
+        return {"event": "end", "status": training.train()}
+    except torch.OutOfMemoryError as e:
+        step, micro_batch = (training.step, training.micro_batch) if training else (0, micro_batch)
+        return {"event": "out_of_memory", "message": str(e).splitlines()[0], "step": step, "micro_batch": micro_batch}
 
-    def __init__(self, point: Point, run: RunDirectory, runtime: Runtime, micro_batch: int, on_progress, should_stop):
+
+class _Training:
+    """The state of one run in memory and the loop over its steps, which all processes of a group run in lockstep."""
+
+    def __init__(self, point: Point, run: RunDirectory, runtime: Runtime, micro_batch: int, on_progress, should_stop,
+                 group: Group | None = None):  # fmt: skip
+        self.group: Alone = group or Alone()
+        self.pace: float | None = None  # seconds of a step, in the last stretch
         self.point, self.run, self.runtime, self.micro_batch = point, run, runtime, micro_batch
         self.on_progress, self.should_stop = on_progress, should_stop
         self.step, self.seconds, self.compile_seconds = 0, 0.0, 0.0
@@ -117,25 +139,47 @@ class _Training:
                 )
             self.step, self.seconds = facts["step"], facts["seconds"]
             self.micro_batch = min(self.micro_batch, facts["micro_batch"])
+        self._begin_step()
+        if found:
             # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
             names = group_index(point.shape, point.parameterization)
-            parts = {p: {k: tensors[f"{p}/{k}"].to(device, copy=True) for k in names} for p in "wmv"}
-            self.weights, self.m, self.v = parts["w"], parts["m"], parts["v"]
+            parts = {p: {k: tensors[f"{p}/{k}"] for k in names} for p in "wmv"}
+            self.weights = self.stepper.place_weights(parts["w"])
+            self.m, self.v = self.stepper.place(parts["m"]), self.stepper.place(parts["v"])
             self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
         else:
-            self.weights = initial_weights(point, device)
+            self.weights = self.stepper.place_weights(initial_weights(point, "cpu"))
             self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
             self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
         self.log = torch.zeros(point.steps, 2, device=device)  # loss and gradient norm of each step
         if found:
             self.log[: self.step] = tensors["log"].to(device)
+
+    def _begin_step(self) -> None:
+        """The step function, by numerics that stay as the run began, but for how many processes share it."""
+        point, group = self.point, self.group
         torch.set_num_threads(self.numerics["threads"])
         if self.runtime.compiled_cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = self.runtime.compiled_cache
+        device, compiled = self.runtime.device, self.numerics["compiled"]
+        worlds = self.numerics.get("worlds", [1] if self.step else [])
+        if worlds[-1:] != [group.world]:
+            worlds = [*worlds, group.world]
+        if max(worlds) > 1:
+            self.numerics.update(worlds=worlds)
+        if group.world > 1:
+            from harness.parallel import ParallelStep
+
+            self.numerics.update(parallel=self.runtime.parallel)
+            self.stepper = ParallelStep(point, device, compiled, group, self.runtime.parallel)
+        else:
+            self.stepper = Step(point.shape, point.parameterization, point.precision, device, compiled)
 
     def _checkpoint(self) -> None:
         parts = {"w": self.weights, "m": self.m, "v": self.v}
-        tensors = {f"{p}/{k}": t for p, part in parts.items() for k, t in part.items()}
+        tensors = {f"{p}/{k}": t for p, part in parts.items() for k, t in self.stepper.gather(part).items()}
+        if not self.group.leads:
+            return
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
         facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch}
@@ -148,7 +192,7 @@ class _Training:
         point = self.point
         self.run.status("running", self.step)
         stream, held_out = _data(self.runtime.corpus_dir, point.shape.context, point.data.seed, point.validation.sequences)
-        step = Step(point.shape, point.parameterization, point.precision, self.runtime.device, self.numerics["compiled"])
+        step = self.stepper
         hyper = Hyper.of(point, self.runtime.device)
         validate_at = sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
@@ -157,11 +201,12 @@ class _Training:
             while self.step < point.steps:
                 pending = [s for s in validate_at if s > self.step]
                 end = min([self.step + stretch, point.steps, *pending[:1]])
-                first, count = self.step * point.batch_size, (end - self.step) * point.batch_size
-                tokens = torch.from_numpy(stream.batch(first, count)).to(self.runtime.device)
-                start = self.step
-                stopped = self._stretch(step, hyper, tokens.view(end - start, point.batch_size, -1))
-                if diverged := self._diverged_at(start):
+                end = self._agreed(end)
+                start, begun = self.step, time.perf_counter()
+                stopped = end == start or self._stretch(step, hyper, self._tokens(stream, end))
+                diverged = self._diverged_at(start)  # reads the log, so the device has done its steps
+                self.pace = (time.perf_counter() - begun) / max(self.step - start, 1)
+                if diverged:
                     return self._finish_diverged(*diverged)
                 if stopped:
                     return self._stop()
@@ -171,14 +216,33 @@ class _Training:
             self._validate(step, held_out)
             return self._finish(track)
 
+    def _agreed(self, end: int) -> int:
+        """Where the stretch that could go to `end` ends: alone, there; in a group where rank 0 says, which has an eye on
+        the clock and on being asked to stop: then at once."""
+        if self.group.world == 1:
+            return end
+        count = max(1, int(STRETCH_SECONDS / self.pace)) if self.pace else 1
+        return self.group.agree(self.step if self.should_stop() else min(end, self.step + count))[0]
+
+    def _tokens(self, stream: Stream, end: int) -> torch.Tensor:
+        """This process's share of the batches up to step `end`: (steps, B / world, T+1)."""
+        batch, share = self.point.batch_size, self.point.batch_size // self.group.world
+        if self.group.world == 1:
+            parts = [stream.batch(self.step * batch, (end - self.step) * batch)]
+        else:
+            parts = [stream.batch(i * batch + self.group.rank * share, share) for i in range(self.step, end)]
+        tokens = torch.from_numpy(np.concatenate(parts)).to(self.runtime.device)
+        return tokens.view(end - self.step, share, -1)
+
     def _stretch(self, step: Step, hyper: Hyper, batches: torch.Tensor) -> bool:
         """Train on batches (steps, B, T+1), or as many as a second allows. True where it was asked to stop."""
         begun = time.perf_counter()
         for tokens in batches:
-            if self.should_stop():
-                return True
-            if time.perf_counter() - begun > STRETCH_SECONDS:
-                return False
+            if self.group.world == 1:  # a group has agreed on its steps
+                if self.should_stop():
+                    return True
+                if time.perf_counter() - begun > STRETCH_SECONDS:
+                    return False
             first = not step.used
             row = hyper.per_step[self.step]
             self.log[self.step] = step(self.weights, self.m, self.v, row, hyper.fixed, tokens, self.micro_batch)
@@ -202,7 +266,8 @@ class _Training:
             loss = float(self.log[self.step - 1, 0])
             self.on_progress(self.step, self.point.steps, loss)
             track.log(self.step, {"train_loss": loss, "tokens": self.step * self.point.batch_tokens})
-        if now - self._saved > self.runtime.checkpoint_seconds and self.step < self.point.steps:
+        (due,) = self.group.agree(now - self._saved > self.runtime.checkpoint_seconds)
+        if due and self.step < self.point.steps:
             self._checkpoint()
             self._saved = time.perf_counter()
         if now - self._said > STATUS_SECONDS:
@@ -226,6 +291,7 @@ class _Training:
     def _diverged_at(self, start: int) -> tuple[int, str, str] | None:
         """(step, type, message) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss
         above three times that of a uniform guess, from which no run here came back."""
+        self.log[start : self.step, 0] = self.group.mean(self.log[start : self.step, 0])
         part = self.log[start : self.step].cpu().numpy()
         bad = ~np.isfinite(part).all(axis=1)
         exploded = part[:, 0] > 3 * math.log(self.point.shape.vocab)
@@ -242,7 +308,7 @@ class _Training:
         self._write_curve(step)
         self._write_result(step, None, None)
         self.run.status("diverged", step, {"type": kind, "message": message, "step": step})
-        drop_checkpoints(self.run.path)
+        self._drop_checkpoints()
         return "diverged"
 
     def _finish(self, track) -> str:
@@ -257,13 +323,18 @@ class _Training:
         if self.runtime.keep_weights:
             from safetensors.torch import save
 
-            self.run.write("weights.safetensors", save({k: w.cpu().contiguous() for k, w in self.weights.items()}))
+            weights = self.stepper.gather(self.weights)
+            self.run.write("weights.safetensors", save({k: w.cpu().contiguous() for k, w in weights.items()}))
         self._write_result(self.step, loss, final_train_loss(self.log[:, 0].cpu().numpy()))
         self.run.status("done", self.step)
-        drop_checkpoints(self.run.path)
+        self._drop_checkpoints()
         track.log(self.step, {"validation_loss": loss})
         self.on_progress(self.step, self.point.steps, loss)
         return "done"
+
+    def _drop_checkpoints(self) -> None:
+        if self.group.leads:
+            drop_checkpoints(self.run.path)
 
     def _write_result(self, step: int, loss: float | None, train_loss: float | None) -> None:
         self.run.write_json(
@@ -275,7 +346,7 @@ class _Training:
                 "flops": self.point.flops * step // self.point.steps,
                 "device_seconds": self.seconds,
                 "compile_seconds": self.compile_seconds,
-                "micro_batch": self.micro_batch,
+                "micro_batch": min(self.micro_batch, self.point.batch_size // self.group.world),
                 "entropy_rate": _entropy_rate(self.runtime.corpus_dir),
                 "validation": [{"step": s, "loss": v} for s, v in self.validation if math.isfinite(v)],
                 "numerics": self.numerics,
