@@ -20,6 +20,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.lock import exclusive
+from analysis.untrusted import LAWS_LIMIT, read_bytes
 
 FILE = "laws.json"
 
@@ -57,12 +58,12 @@ def read(laws: str | os.PathLike) -> dict[str, list[dict]]:
     """
     path = location(laws)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, LAWS_LIMIT).decode("utf-8")
     except FileNotFoundError:
         inside = sorted(path.parent.glob(f"*/{FILE}")) if path.parent.is_dir() else []
         mend = f"did you mean laws={inside[0].parent}?" if inside else "write it with `hyperlaw fit ... out=DIR`."
         raise UserError(f"{path} does not exist; {mend}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); give a folder that `hyperlaw fit` wrote.") from None
     try:
         content = json.loads(text)
@@ -70,8 +71,13 @@ def read(laws: str | os.PathLike) -> dict[str, list[dict]]:
         raise UserError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); mend it or fit again.") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply to be a laws.json; fit again.") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path} cannot be read ({str(error)[:80]}); mend it or fit again.") from None
     _check(content, path)
-    return {"laws": clean(content["laws"]), "optima": clean(content.get("optima") or [])}
+    try:
+        return {"laws": clean(content["laws"]), "optima": clean(content.get("optima") or [])}
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be a laws.json; fit again.") from None
 
 
 def write(out: str | os.PathLike, analysis: str, laws: list[dict], optima: list[dict]) -> Path:

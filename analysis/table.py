@@ -1,21 +1,23 @@
 """Tables of runs: from run directories, or from anyone's CSV or parquet."""
 
 import contextlib
-import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from analysis.canonical import canonical, rename
 from analysis.columns import CANONICAL, IDENTIFIERS, STATUSES
 from analysis.errors import UserError
+from analysis.sealed import damage
+from analysis.untrusted import ERRORS, plain, read_parquet
+from analysis.untrusted import load as load_untrusted
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a line of a message stays a line
 RESULT = ("loss", "train_loss", "flops", "device_seconds", "micro_batch", "tokens")
 
 
@@ -71,7 +73,7 @@ def _open(path: Path, **how: Any) -> pd.DataFrame:
         )
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return read_parquet(path)
         separator = "\t" if ".tsv" in path.suffixes else ","
         frame = pd.read_csv(path, sep=separator, low_memory=False, encoding="utf-8-sig", **how)
     except pd.errors.EmptyDataError:
@@ -112,7 +114,8 @@ def read_runs(runs: str | os.PathLike) -> pd.DataFrame:
     """One row per run directory under `runs`: its point's columns, status and result; canonical columns first.
 
     A run whose point.yaml cannot be read has no row; one whose result or status cannot be read has a row without loss.
-    Both are named in `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
+    Files of a finished run that are not as they were then count as unreadable. All are named in
+    `frame.attrs["damaged"]`, a list of lines. Raises UserError where there is no run at all.
     """
     runs = Path(runs)
     if not runs.is_dir():
@@ -140,17 +143,21 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
     columns = point.get("columns") if isinstance(point, dict) else None
     if not isinstance(columns, dict):
         return None, [f"run {name}: point.yaml {fault or 'has no columns'}"]
-    row = {key: value for key, value in columns.items() if not isinstance(value, dict | list)}
-    row["run_id"] = str(row.get("run_id") or point.get("id") or name)
+    row = {str(key): plain(value) for key, value in columns.items() if not isinstance(value, dict | list)}
+    row["run_id"] = UNSEEN.sub("?", str(row.get("run_id") or point.get("id") or name))[:200]
     faults = []
     status, fault = _load(folder, "status.json")
     word = status.get("status") if isinstance(status, dict) else None
     if fault != "is missing" and word not in STATUSES:
-        faults.append(f"run {name}: status.json {fault or f'holds the status {word!r}'}")
+        faults.append(f"run {name}: status.json {fault or f'holds the status {str(word)[:40]!r}'}")
     row["status"] = word if word in STATUSES else "pending" if fault == "is missing" else "failed"
     row |= dict.fromkeys(("loss", "train_loss"), np.nan)
     if row["status"] in ("done", "diverged"):
-        result, fault = _load(folder, "result.json")
+        broken = damage(folder, status)
+        faults += [f"run {name}: {file} {what}" for file, what in broken.items() if file != "result.json"]
+        if "point.yaml" in broken:
+            return None, faults
+        result, fault = (None, broken["result.json"]) if "result.json" in broken else _load(folder, "result.json")
         if not isinstance(result, dict) or (row["status"] == "done" and not _is_number(result.get("loss"))):
             faults.append(f"run {name}: result.json {fault or 'holds no loss'}")
             row["status"] = row["status"] if row["status"] == "diverged" else "failed"
@@ -162,15 +169,12 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
 def _load(folder: str, name: str) -> tuple[object, str | None]:
     """(content, None), or (None, what is wrong with the file)."""
     try:
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            text = file.read()
-        content = json.loads(text) if name.endswith(".json") else yaml.load(text, Loader=LOADER)
+        return load_untrusted(os.path.join(folder, name)), None
     except FileNotFoundError:
         return None, "is missing"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except ERRORS as error:
         return None, f"cannot be read ({type(error).__name__})"
-    return content, None
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)

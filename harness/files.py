@@ -8,6 +8,8 @@ import os
 import threading
 from pathlib import Path
 
+from harness.untrusted import load_json
+
 
 def write_atomic(path: str | os.PathLike, data: bytes, scratch: Path | None = None) -> None:
     """Replace `path` by `data`; after a crash at any moment the file is the old one or the new one, never a part.
@@ -18,14 +20,17 @@ def write_atomic(path: str | os.PathLike, data: bytes, scratch: Path | None = No
     path = Path(path)
     temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
-        with open(temporary, "wb") as f:
+        temporary.unlink(missing_ok=True)  # in a folder that somebody sent it may be a link to elsewhere
+        with open(temporary, "xb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            e.filename, e.filename2 = str(path), None  # what could not be written, not by which way
         raise
 
 
@@ -35,9 +40,9 @@ def write_json(path: str | os.PathLike, value: object, scratch: Path | None = No
 
 
 def read_json(path: str | os.PathLike) -> dict | None:
-    """The object in `path`, or None where the file is absent or not whole."""
+    """The object in `path`, or None where the file is absent, not whole, or none that is read (untrusted.py)."""
     try:
-        value = json.loads(Path(path).read_bytes())
+        value = load_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

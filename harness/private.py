@@ -18,6 +18,12 @@ def private_name(name: str) -> str:
     return f"{name}-{os.geteuid()}"
 
 
+
+def compiled_folder(cache: str | os.PathLike) -> Path:
+    """Where PyTorch keeps compiled code, in `cache`. Raises UserError as `private_folder`."""
+    return private_folder(Path(cache) / private_name("inductor"))
+
+
 def private_folder(path: str | os.PathLike) -> Path:
     """The folder `path`, made 0700 where it is absent. Raises UserError where it cannot be made, belongs to another user
     or may be written by others."""

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.point import Point
+from harness.redact import redact, redacted
 
 QUEUE = 10_000  # lines that may wait
 
@@ -78,7 +79,7 @@ def _feed(lines: queue.Queue) -> None:
             process.stdin.write(lines.get() + "\n")
             process.stdin.flush()
     except OSError as e:
-        print(f"tracking stopped: {e}", file=sys.stderr)
+        print(redact(f"tracking stopped: {e}"), file=sys.stderr)
 
 
 def main() -> None:
@@ -86,6 +87,7 @@ def main() -> None:
     with contextlib.suppress(OSError, AttributeError):
         os.nice(10)
         os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not the core that the worker is pinned to
+    sys.stderr = redacted(sys.stderr)
     run = None
     try:
         import wandb
@@ -95,7 +97,7 @@ def main() -> None:
             if begin := message.get("begin"):
                 run = wandb.init(project=begin["project"], entity=begin["entity"], mode=begin["mode"], dir=begin["dir"],
                                  id=begin["id"], name=begin["id"], resume="allow", config=begin["config"],
-                                 settings=wandb.Settings(silent=True, console="off"))  # fmt: skip
+                                 settings=_quiet(wandb.Settings))  # fmt: skip
             elif run and "log" in message:
                 run.log(message["log"], step=message["step"])
             elif run and message.get("finish"):
@@ -104,7 +106,18 @@ def main() -> None:
         if run:
             run.finish()
     except Exception as e:
-        print(f"tracking stopped: {type(e).__name__}: {e}".splitlines()[0], file=sys.stderr)
+        print(redact(f"tracking stopped: {type(e).__name__}: {e}".splitlines()[0]), file=sys.stderr)
+
+
+def _quiet(settings):
+    """wandb.Settings under which it writes down what is logged, and nothing of the machine, the user, the command line, git
+    remotes (whose URLs may hold a token) or the environment. Keys of other versions of wandb are left out."""
+    wanted = {"silent": True, "console": "off", "disable_git": True, "disable_code": True, "save_code": False}
+    for name, value in (("disable_meta", True), ("disable_machine_info", True), ("disable_stats", True),
+                        ("save_requirements", False)):  # fmt: skip
+        wanted |= {f"x_{name}": value, f"_{name}": value}  # since 0.19 with x
+    known = getattr(settings, "model_fields", None) or getattr(settings, "__fields__", None) or settings.__annotations__
+    return settings(**{name: value for name, value in wanted.items() if name in known})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from harness.compose import Request
 from harness.config import Config
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
+from harness.private import compiled_folder
 from sweeps.engines import check_engine, check_launcher, engine, engine_settings
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
@@ -105,6 +106,7 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
     has it all in its queue. Raises UserError where the runs directory cannot be written."""
     config = planned.request.config
     settings = settings_of(planned, detach)
+    compiled_folder(settings.cache)  # refused here, before anything starts
     try:
         os.makedirs(planned.plan.runs_dir, exist_ok=True)
         more = None

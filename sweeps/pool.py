@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+from harness.redact import redact
 from sweeps.jobs import Job, Settings
 from sweeps.rate import cores
 
@@ -77,7 +78,7 @@ class Worker:
         with contextlib.suppress(OSError), open(self.log_path, "rb") as f:
             f.seek(max(self._log_start, f.seek(0, os.SEEK_END) - 4096))
             lines = [line.strip() for line in f.read().decode(errors="replace").splitlines() if line.strip()]
-            return " | ".join(lines[-LOG_LINES:])
+            return redact(" | ".join(lines[-LOG_LINES:]))
         return ""
 
     def _send(self, message: dict) -> None:

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 
+from harness.redact import redacted
 from sweeps.execute import execute
 
 # A compilation cannot be interrupted, and nothing is lost by dying in it.
@@ -38,6 +39,7 @@ def main() -> None:
     """Serve until told to stop, or until stdin ends."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
     stop, jobs = Stop(), queue.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _leave(stop, jobs))

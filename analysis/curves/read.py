@@ -12,6 +12,7 @@ from analysis.columns import CANONICAL, SETTINGS
 from analysis.curves.history import History
 from analysis.errors import UserError, nearest
 from analysis.query import select
+from analysis.untrusted import ERRORS, read_parquet
 
 NEEDED = ("run_id", "step", "lr", "loss")
 LONG = (*CANONICAL, *SETTINGS, "step", "total_steps", "validation_loss", "grad_norm")  # names that columns. may map to
@@ -92,14 +93,16 @@ def read_curves(runs: str | os.PathLike, loss: str = "validation_loss") -> pd.Da
     frames, damaged = [], list(points.attrs.get("damaged", []))
     own = points.drop(columns=["loss", "train_loss", "tokens", "status"], errors="ignore").rename(columns={"lr": "peak_lr"})
     for row in own.to_dict("records"):
-        path = folders.get(row["run_id"], Path(runs) / row["run_id"]) / "curve.parquet"
         try:
-            curve = pd.read_parquet(path)
-            frame = curve[["step", "tokens", "lr", "train_loss"]].assign(loss=curve[loss])
+            if row["run_id"] not in folders:  # an id is no path: ../other would lead elsewhere
+                raise FileNotFoundError
+            path = folders[row["run_id"]] / "curve.parquet"
+            curve = read_parquet(path, [*dict.fromkeys(("step", "tokens", "lr", "train_loss", loss))])
+            frame = curve[["step", "tokens", "lr", "train_loss"]].assign(loss=curve[loss]).apply(pd.to_numeric)
         except FileNotFoundError:
             damaged.append(f"run {row['run_id']}: curve.parquet is missing")
             continue
-        except (OSError, ValueError, KeyError) as error:
+        except (*ERRORS, KeyError, TypeError) as error:
             damaged.append(f"run {row['run_id']}: curve.parquet cannot be read ({type(error).__name__})")
             continue
         frames.append(frame.assign(**{k: v for k, v in row.items() if k not in frame}))

@@ -1,0 +1,64 @@
+"""Files that somebody sent: only plain files are opened (no pipe to wait for, no device without end), up to a size."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import yaml
+
+LIMIT = 64 << 20  # of a JSON file; what it becomes in memory is some ten times that
+POINT_LIMIT = 1 << 20  # of a point.yaml
+
+
+def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
+    """The content of a plain file of at most `limit` bytes. Raises OSError, ValueError where it is none or larger."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as f:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is no plain file")
+        content = f.read(limit + 1) if found.st_size <= limit else b""
+    if found.st_size > limit or len(content) > limit:
+        raise ValueError(f"{path} is larger than {limit:,} bytes")
+    return content
+
+
+def load_json(path: str | os.PathLike, limit: int = LIMIT) -> object:
+    """The value in a JSON file. Raises OSError, ValueError (also where it is nested too deeply)."""
+    try:
+        return json.loads(read_bytes(path, limit))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Without merge keys, whose expansion grows without bound, and without numbers that take for ever to read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merge keys are not read", node.start_mark)
+
+    def whole(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > 400:
+            raise yaml.constructor.ConstructorError(None, None, "too long a number", node.start_mark)
+        return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
+
+
+def load_yaml(path: str | os.PathLike, limit: int = POINT_LIMIT) -> object:
+    """The value in a YAML file of plain types. Raises OSError, ValueError (also where it is nested too deeply)."""
+    try:
+        return yaml.load(read_bytes(path, limit).decode("utf-8"), Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path} is no YAML that is read here ({type(e).__name__})") from None
+
+
+def no_link(folder: str | os.PathLike) -> None:
+    """Raises ValueError where `folder` is a link: what is written and removed there would be somewhere else."""
+    if Path(folder).is_symlink():
+        raise ValueError(f"{folder} is a link; files are not written or removed through one: put the folder in its place")
