@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness.point import Point
-from harness.rundir import LostRun, RunDirectory, read_status
+from harness.rundir import FINISHED, LostRun, RunDirectory, read_status
 from sweeps.display import Display, Progress, Work, labels
 from sweeps.jobs import Job, Settings, Summary
 from sweeps.lease import claim
 from sweeps.plan import Plan
 from sweeps.rate import CompiledShapes, record
-from sweeps.status import FINISHED, read_state
+from sweeps.status import read_state
 
 TICK_SECONDS = 0.25
 ELSEWHERE_SECONDS = 2.0  # between two looks at a point that another launch is training
@@ -236,7 +236,9 @@ class Launch:
             self.display.line(f"{self._name(job)}: {status}{why}")
 
     def _learn(self, job: Job, message: dict) -> None:
-        """What the run tells of this device's speed."""
+        """What the run tells of this device's speed; one that several trained tells nothing of one."""
+        if self.settings.devices_per_point > 1:
+            return
         point, compiled = job.points[0], message["compiled"]
         # In a short run validation, whose speed is another, and the start decide.
         if message["status"] == "done" and point.steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
