@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from models.count import ParamCount, count_params, flops_per_token
 from models.parameterization import Parameterization, hidden, rules, scales
 from models.shape import LlamaShape
 
+PARTS = ("shape", "parameterization", "optimizer", "schedule", "data", "validation")
+NUMBERS = ("batch_size", "steps", "seed", "precision")
 # Part of every id: raise it when a change of the code changes what a Point with equal fields means.
 SCHEMA = 1
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _rounded(value):
@@ -20,6 +23,14 @@ def _rounded(value):
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
     return float(f"{value:.12g}")
+
+
+@lru_cache(maxsize=4096)
+def _multipliers(shape: LlamaShape, parameterization: Parameterization) -> str:
+    """The parameterization as it acts on this shape, for ids: JSON, and the same for all points of this shape."""
+    table = {group: asdict(rule) for group, rule in rules(shape, parameterization).items()}
+    numbers = {"rules": table, "scales": asdict(scales(shape, parameterization))}
+    return _CANONICAL.encode({"name": parameterization.name, **_rounded(numbers)})
 
 
 @dataclass(frozen=True)
@@ -87,12 +98,12 @@ class Point:
         """
         content = self.to_dict()
         content["data"] = {"fingerprint": self.data.fingerprint, "seed": self.data.seed}
-        table = {group: asdict(rule) for group, rule in rules(self.shape, self.parameterization).items()}
-        numbers = {"rules": table, "scales": asdict(scales(self.shape, self.parameterization))}
-        content["parameterization"] = {"name": self.parameterization.name, **_rounded(numbers)}
+        content["parameterization"] = None  # put in below, as text
         if self.optimizer.weight_decay == 0:
             del content["optimizer"]["weight_decay_mode"]
-        text = json.dumps({"schema": SCHEMA, **content}, sort_keys=True, separators=(",", ":"))
+        text = _CANONICAL.encode({"schema": SCHEMA, **content})
+        key, multipliers = '"parameterization":', _multipliers(self.shape, self.parameterization)
+        text = text.replace(f"{key}null", f"{key}{multipliers}")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -197,9 +208,9 @@ class Point:
 
     def to_dict(self) -> dict:
         """Nested plain values; `Point.from_dict` is its inverse."""
-        d = asdict(self)
-        d["validation"]["fractions"] = list(self.validation.fractions)
-        return d
+        parts = {name: dict(vars(getattr(self, name))) for name in PARTS}  # flat, so that no deep copy is needed
+        parts["validation"]["fractions"] = list(self.validation.fractions)
+        return {**parts, **{name: getattr(self, name) for name in NUMBERS}}
 
     @classmethod
     def from_dict(cls, d: dict) -> Point:
@@ -211,5 +222,5 @@ class Point:
             schedule=ScheduleSpec(**d["schedule"]),
             data=DataSpec(**d["data"]),
             validation=validation,
-            **{k: d[k] for k in ("batch_size", "steps", "seed", "precision")},
+            **{k: d[k] for k in NUMBERS},
         )

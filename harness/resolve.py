@@ -9,7 +9,9 @@ eta and lambda are the adjusted peak values of the hidden matrices; what a Point
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.config import Config
 from harness.errors import UserError
@@ -96,28 +98,19 @@ def _resolve(config: Config, data: DataFacts) -> Point:
 
 def resolve_shape(config: Config, vocab: int) -> LlamaShape:
     """The model's shape; `vocab` comes from the tokenizer."""
-    m = config.model
-    return LlamaShape.build(
-        width=m.width,
-        depth=m.depth,
-        head_dim=m.head_dim,
-        n_heads=m.n_heads,
-        n_kv_heads=m.n_kv_heads,
-        ffn_width=m.ffn_width,
-        ffn_ratio=m.ffn_ratio,
-        vocab=vocab,
-        context=m.context,
-        tied=m.tied,
-        qk_norm=m.qk_norm,
-        rope_theta=m.rope_theta,
-        norm_eps=m.norm_eps,
-        z_loss=m.z_loss,
-    )
+    m = {name: value for name, value in vars(config.model).items() if name != "name"}
+    return _built(LlamaShape.build, vocab=vocab, **m)
 
 
 def resolve_parameterization(config: Config) -> Parameterization:
     """The parameterization with its base shape."""
-    return Parameterization.build(**vars(config.parameterization))
+    return _built(Parameterization.build, **vars(config.parameterization))
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 and 1.0 are written differently in an id
+def _built(build: Callable, **values):
+    """`build(**values)`, once: the points of a sweep have few shapes."""
+    return build(**values)
 
 
 def _batch_size(config: Config, context: int) -> int:
@@ -174,7 +167,7 @@ def _optimizer(config: Config, shape: LlamaShape, p: Parameterization, steps: in
         if not 0 <= value < 1:
             raise UserError(f"{name}={value:g} is impossible: 0 <= beta < 1.")
     if _one_of("tau", config.tau, "optimizer.weight_decay", o.weight_decay) == "tau":
-        lr_multiplier, wd_multiplier = hidden(shape, p)
+        lr_multiplier, wd_multiplier = _built(hidden, shape=shape, p=p)
         tau = _positive("tau", config.tau)
         rate = 1.0 if o.weight_decay_mode == "independent" else lr * lr_multiplier
         weight_decay = 1.0 / (tau * rate * wd_multiplier * steps)

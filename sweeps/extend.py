@@ -13,11 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from statistics import fmean
 
 from harness.errors import UserError
 from harness.files import read_json, write_json
+from harness.rundir import finished
 from sweeps.expand import Facts, Member, resolve_member
 from sweeps.plan import Plan, make_plan
 
@@ -140,7 +140,7 @@ def beyond(cut: Cut, losses: list[float | None]) -> list[float]:
     if any(loss is None for loss in losses):
         return []
     values = cut.values
-    mean = {v: np.mean([x for m, x in zip(cut.members, losses, strict=True) if m.values[cut.key] == v]) for v in values}
+    mean = {v: fmean(x for m, x in zip(cut.members, losses, strict=True) if m.values[cut.key] == v) for v in values}
     if not math.isfinite(min(mean.values())):
         return [values[0] * values[0] / values[1]]  # all diverged: less is the only way
     best = min(values, key=mean.get)
@@ -157,6 +157,8 @@ def beyond(cut: Cut, losses: list[float | None]) -> list[float]:
 
 def _fitted_outside(cut: Cut, losses: list[float]) -> float | None:
     """The fitted optimum where its verdict is `edge`."""
+    import numpy as np  # here: `status` does without
+
     from analysis.optimum import find_optima
     from analysis.slices import Slice
 
@@ -183,7 +185,7 @@ def _one_per_seed(cut: Cut) -> list[Member]:
 
 def _loss(runs_dir: Path, member: Member) -> float | None:
     run_dir = Path(runs_dir) / member.point.id
-    status = (read_json(run_dir / "status.json") or {}).get("status")
+    status = finished(run_dir)
     if status == "diverged":
         return math.inf
     return (read_json(run_dir / "result.json") or {}).get("loss") if status == "done" else None
