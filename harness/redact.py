@@ -64,18 +64,22 @@ def redact_all(value: Any) -> Any:
 
 
 class Redacted:
-    """A text stream that redacts what is written to it; all else is the stream's own."""
+    """A text stream that redacts what is written to it; all else is the stream's own. What cannot be written (a log on a
+    full disk) is lost: it stops nobody's training."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
         # Colours and carriage returns of a display stay; what is secret goes.
-        if any(secret in text for secret in secrets()) or any(p.search(text) for p, _ in _PATTERNS):
-            self._stream.write(redact(text))
-        else:
-            self._stream.write(text)
+        hide = any(secret in text for secret in secrets()) or any(p.search(text) for p, _ in _PATTERNS)
+        with contextlib.suppress(OSError):
+            self._stream.write(redact(text) if hide else text)
         return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
         for line in lines:

@@ -6,6 +6,7 @@ change nothing (DESIGN, decision 5).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
@@ -16,8 +17,12 @@ import yaml
 
 from harness.files import read_json, write_atomic
 from harness.point import SCHEMA, Point
+from harness.redact import redact_all
+from harness.untrusted import load_yaml, no_link, read_bytes
 
 STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
+FINISHED = ("done", "diverged")  # a diverged point is a result
+SEALED = ("point.yaml", "result.json", "curve.parquet")  # their digests stand in a finished run's status.json
 CURVE = ("step", "tokens", "lr", "train_loss", "validation_loss", "grad_norm")
 
 
@@ -32,12 +37,19 @@ class RunDirectory:
                  scratch: Path | None = None):  # fmt: skip
         self.path, self.point, self.still_mine = Path(path), point, still_mine
         self.attempt, self.scratch = attempt, scratch
+        self._digests: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Create the directory and say which point it is."""
+        """Create the directory and say which point it is; a point.yaml that says something else is replaced."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if not (self.path / "point.yaml").exists():
-            self.write("point.yaml", point_yaml(self.point))
+        no_link(self.path / "checkpoints")
+        content = point_yaml(self.point)
+        try:
+            whole = read_bytes(self.path / "point.yaml") == content
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            self.write("point.yaml", content)
 
     def write(self, name: str, data: bytes) -> None:
         """Replace the file `name`. Raises LostRun where a later attempt has the run."""
@@ -49,14 +61,18 @@ class RunDirectory:
             if self.still_mine():
                 raise
             raise LostRun(f"{self.path.name}: a later attempt has taken this run") from None
+        if name in SEALED:
+            self._digests[name] = digest(data)
 
     def write_json(self, name: str, value: dict) -> None:
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
     def status(self, status: str, step: int, reason: dict | None = None) -> None:
-        """`reason`: {"type", "message", "step"} where there is one to give."""
-        value = {"status": status, "reason": reason, "step": step, "steps": self.point.steps,
+        """`reason`: {"type", "message", "step"} where there is one to give. The end of a run seals its files."""
+        value = {"status": status, "reason": redact_all(reason), "step": step, "steps": self.point.steps,
                  "attempt": self.attempt, "updated": time.time()}  # fmt: skip
+        if status in FINISHED:
+            value["sealed"] = {"point.yaml": digest(point_yaml(self.point)), **self._digests}
         self.write_json("status.json", value)
 
     def curve(self, columns: dict[str, list]) -> None:
@@ -71,6 +87,35 @@ class RunDirectory:
         self.write("curve.parquet", buffer.getvalue())
 
 
+def digest(content: bytes) -> str:
+    """32 hex digits of BLAKE2b."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def damage(run_dir: str | Path, said: dict) -> str | None:
+    """What is wrong with the files of a finished run whose status.json says `said`, or None: missing, or not as they
+    were sealed. A status without seals says nothing of them."""
+    sealed = said.get("sealed")
+    for name, sealed_as in sealed.items() if isinstance(sealed, dict) else ():
+        if name not in SEALED:
+            return "status.json is damaged"
+        try:
+            whole = digest(read_bytes(f"{run_dir}/{name}")) == sealed_as
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            return f"{name} is damaged"
+    return None
+
+
+def finished(run_dir: str | Path) -> str | None:
+    """How the run ended, where it has and its files are whole."""
+    said = read_status(run_dir)
+    return said["status"] if said["status"] in FINISHED and not damage(run_dir, said) else None
+
+
 def point_yaml(point: Point) -> bytes:
     """The point as its canonical columns, for any reader, and as its full content, for `read_point`."""
     value = {"schema": SCHEMA, "id": point.id, "columns": point.columns(), "spec": point.to_dict()}
@@ -79,9 +124,13 @@ def point_yaml(point: Point) -> bytes:
 
 def read_point(run_dir: str | Path) -> Point:
     """The Point of a run directory. Raises ValueError where point.yaml is damaged or of another schema."""
-    value = yaml.safe_load((Path(run_dir) / "point.yaml").read_text())
-    point = Point.from_dict(value["spec"])
-    if value.get("schema") != SCHEMA or point.id != value.get("id"):
+    value = load_yaml(Path(run_dir) / "point.yaml")
+    try:
+        point = Point.from_dict(value["spec"])
+        whole = value.get("schema") == SCHEMA and point.id == value.get("id")
+    except (KeyError, TypeError, AttributeError, ArithmeticError):
+        whole = False
+    if not whole:
         raise ValueError(f"{run_dir}/point.yaml does not describe the point it names")
     return point
 

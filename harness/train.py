@@ -1,6 +1,6 @@
 """Training of one point, from its directory to its result: resumes by itself, ends with a status.
 
-    train_point(point, run_dir, runtime) -> "done" | "diverged" | "out_of_memory" | "stopped"
+    train_point(point, run_dir, runtime) -> "done" | "diverged" | "out_of_memory" | "failed" (time limit) | "stopped"
 
 A step's loss and gradient norm stay on the device; they are read once per stretch of steps, where divergence is found
 at its exact step. A resumed run gives the same curve bit for bit on a CPU.
@@ -8,6 +8,7 @@ at its exact step. A resumed run gives the same curve bit for bit on a CPU.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.checkpoint import drop_checkpoints, read_checkpoint, write_checkpoint
+from harness.checkpoint import checkpoints, drop_checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns, final_train_loss
 from harness.data import Stream, open_corpus
 from harness.errors import UserError
@@ -55,6 +56,7 @@ class Runtime:
     tracking: dict = field(default_factory=dict)
     devices: int = 1  # that train the point together, each with a process of its own
     parallel: str = "ddp"  # how: ddp | fsdp
+    point_seconds: float | None = None  # of training, all attempts together, after which the point is given up
 
 
 def train_point(
@@ -81,29 +83,38 @@ def train_point(
         return supervise(run, runtime, on_progress or _ignore, should_stop or _never)
     micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
     while True:
-        training = _Training(point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never)
-        try:
-            return training.train()
-        except torch.OutOfMemoryError as e:
-            micro_batch = training.micro_batch
-            if micro_batch == 1:
-                reason = {"type": "out_of_memory", "message": str(e).splitlines()[0], "step": training.step}
-                run.status("out_of_memory", training.step, reason)
-                return "out_of_memory"
-            micro_batch //= 2
-            del training
-            torch.cuda.empty_cache()
+        news = train_rank(run, runtime, micro_batch, Alone(), on_progress, should_stop)
+        if news["event"] == "end":
+            return news["status"]
+        micro_batch = news["micro_batch"]
+        if micro_batch == 1:
+            reason = {"type": "out_of_memory", "message": news["message"], "step": news["step"]}
+            run.status("out_of_memory", news["step"], reason)
+            return "out_of_memory"
+        micro_batch //= 2
+        print(f"{point.id}: out of memory at step {news['step']}, the micro-batch is now {micro_batch}", file=sys.stderr)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Group, on_progress, should_stop) -> dict:
+def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Alone, on_progress, should_stop) -> dict:
     """One process's part of training `run.point` with `group`: the message of how it ended (harness/rank.py)."""
     training = None
     try:
         training = _Training(run.point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never, group)
         return {"event": "end", "status": training.train()}
-    except torch.OutOfMemoryError as e:
+    except (MemoryError, RuntimeError) as e:
+        if not _no_memory(e):
+            raise
         step, micro_batch = (training.step, training.micro_batch) if training else (0, micro_batch)
-        return {"event": "out_of_memory", "message": str(e).splitlines()[0], "step": step, "micro_batch": micro_batch}
+        message = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        return {"event": "out_of_memory", "message": message, "step": step, "micro_batch": micro_batch}
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether a tensor, or what Python needs beside it, found no room. PyTorch has a type for that on a GPU only."""
+    said = ("DefaultCPUAllocator: ", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 class _Training:
@@ -139,6 +150,8 @@ class _Training:
                 )
             self.step, self.seconds = facts["step"], facts["seconds"]
             self.micro_batch = min(self.micro_batch, facts["micro_batch"])
+        elif checkpoints(self.run.path):
+            print(f"{point.id}: no checkpoint is whole, training begins anew", file=sys.stderr)
         self._begin_step()
         if found:
             # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
@@ -199,6 +212,9 @@ class _Training:
         self._mark = self._saved = self._told = self._said = time.perf_counter()
         with tracker(self.runtime.tracking, point, self.run.path) as track:
             while self.step < point.steps:
+                limit = self.runtime.point_seconds
+                if limit and self.group.agree(self.seconds >= limit)[0]:
+                    return self._time_limit(limit)
                 pending = [s for s in validate_at if s > self.step]
                 end = min([self.step + stretch, point.steps, *pending[:1]])
                 end = self._agreed(end)
@@ -257,6 +273,12 @@ class _Training:
         self._checkpoint()
         self.run.status("pending", self.step, {"type": "stopped", "message": "asked to stop", "step": self.step})
         return "stopped"
+
+    def _time_limit(self, limit: float) -> str:
+        self._checkpoint()
+        message = f"launcher.point_seconds={limit:g} is used up; a higher limit goes on from step {self.step}"
+        self.run.status("failed", self.step, {"type": "time_limit", "message": message, "step": self.step})
+        return "failed"
 
     def _look_up(self, track) -> None:
         """Between two stretches: progress, checkpoint, status, as often as their clocks say."""
@@ -379,3 +401,9 @@ def _ignore(*_) -> None:
 
 def _never() -> bool:
     return False
+
+
+if __name__ == "__main__":
+    from harness.multirun import main
+
+    sys.exit(main())

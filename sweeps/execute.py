@@ -12,11 +12,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.errors import plain_os_error
 from harness.files import read_json
 from harness.point import Point
-from harness.rundir import LostRun, RunDirectory, read_status
+from harness.private import compiled_folder
+from harness.redact import redact
+from harness.rundir import LostRun, RunDirectory, finished, read_status
 from sweeps.lease import Lease, claim
-from sweeps.status import FINISHED
 
 
 def execute(message: dict, settings: dict, tell: Callable[..., None], should_stop: Callable[[], bool]) -> dict:
@@ -30,13 +32,14 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     run_dir = Path(settings["runs_dir"]) / point.id
     lease = None
     try:
-        if (finished := read_status(run_dir)["status"]) in FINISHED:
-            return {"status": finished, "trained": False}
+        if ended := finished(run_dir):
+            return {"status": ended, "trained": False}
         lease = claim(run_dir, settings["lease_seconds"])
         if lease is None:
             return {"status": "busy", "trained": False}
-        if (finished := read_status(run_dir)["status"]) in FINISHED:  # since we looked
-            return {"status": finished, "trained": False}
+        RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch).begin()
+        if ended := finished(run_dir):  # since we looked, or with its point.yaml mended
+            return {"status": ended, "trained": False}
         status = _train(point, run_dir, message["compile"], settings, lease, tell, should_stop)
         result = read_json(run_dir / "result.json") or {}
         times = {k: result[k] for k in ("device_seconds", "compile_seconds") if k in result}
@@ -72,8 +75,11 @@ def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: L
         checkpoint_seconds=settings["checkpoint_seconds"],
         curve_points=settings["curve_points"],
         keep_weights=settings["keep_weights"],
-        compiled_cache=str(Path(settings["cache"]) / "inductor"),
+        compiled_cache=str(compiled_folder(settings["cache"])),
         tracking=settings["tracking"],
+        devices=settings["devices_per_point"],
+        parallel=settings["parallel"],
+        point_seconds=settings["point_seconds"],
     )
     said = 0.0
 
@@ -97,8 +103,5 @@ def _say_failed(point: Point, run_dir: Path, lease: Lease | None, reason: dict) 
 def _plain(error: Exception) -> str:
     """One line that says what to mend."""
     if isinstance(error, OSError):
-        what = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-                errno.EROFS: "the file system is read-only", errno.EACCES: "not allowed to write"}.get(error.errno)
-        where = f": {error.filename}" if error.filename else ""
-        return f"{what or error.strerror or error}{where}"
-    return (str(error).strip().splitlines() or [repr(error)])[0]
+        return redact(plain_os_error(error))
+    return redact((str(error).strip().splitlines() or [repr(error)])[0])

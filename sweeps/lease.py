@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -27,8 +27,10 @@ from functools import cache
 from pathlib import Path
 
 from harness.files import read_json, write_json
+from harness.untrusted import no_link
 
 FOLDER = "attempts"
+NUMBER = re.compile(r"[0-9]{1,18}\.json")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ class Lease:
         self._beat.join()
         if self.still_mine():
             holder = read_json(self.path) or {}
-            with contextlib.suppress(OSError):  # full or read-only disk: the process's end frees the lease
+            try:
                 write_json(self.path, {**holder, "ended": time.time()}, self.scratch)
+            except OSError:  # a full disk: no heartbeat since the epoch tells as much
+                with contextlib.suppress(OSError):  # a read-only one: the lease runs out
+                    os.utime(self.path, (0, 0))
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _heartbeat(self, every: float) -> None:
@@ -85,13 +90,13 @@ def claim(run_dir: Path, lease_seconds: float) -> Lease | None:
     directory cannot be written."""
     folder = Path(run_dir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    no_link(run_dir)
+    no_link(folder)
     mine = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        with open(mine, "w") as f:
-            json.dump({"pid": os.getpid(), "start": _start_time(os.getpid()), "machine": _machine(),
-                       "host": socket.gethostname(), "begun": time.time()}, f)  # fmt: skip
-            f.flush()
-            os.fsync(f.fileno())
+        holder = {"pid": os.getpid(), "start": _start_time(os.getpid()), "machine": _machine(),
+                  "host": socket.gethostname(), "begun": time.time()}  # fmt: skip
+        write_json(mine, holder, folder)
         now = mine.stat().st_mtime
         newest = newest_attempt(run_dir, now)
         if newest and newest.live(lease_seconds):
@@ -101,7 +106,11 @@ def claim(run_dir: Path, lease_seconds: float) -> Lease | None:
             os.link(mine, attempt_path(run_dir, number))
         except FileExistsError:
             return None
-        _fence(Path(run_dir), number, now - lease_seconds)
+        try:
+            _fence(Path(run_dir), number, now - lease_seconds)
+        except OSError:
+            attempt_path(run_dir, number).unlink(missing_ok=True)  # nobody holds it
+            raise
         return Lease(Path(run_dir), number, lease_seconds)
     finally:
         mine.unlink(missing_ok=True)
@@ -111,7 +120,7 @@ def newest_attempt(run_dir: Path, now: float | None = None) -> Attempt | None:
     """The newest attempt, or None before the first. `now`: the file system's time (default: this machine's)."""
     folder = Path(run_dir) / FOLDER
     try:
-        numbers = [int(name[:-5]) for name in os.listdir(folder) if name.endswith(".json") and name[:-5].isdigit()]
+        numbers = [int(name[:-5]) for name in os.listdir(folder) if NUMBER.fullmatch(name)]
         if not numbers:
             return None
         path = attempt_path(run_dir, max(numbers))
@@ -120,7 +129,8 @@ def newest_attempt(run_dir: Path, now: float | None = None) -> Attempt | None:
         return None
     holder = read_json(path) or {}
     here = holder.get("machine") == _machine()
-    pid = holder.get("pid", 0)
+    pid = holder.get("pid")
+    pid = pid if isinstance(pid, int) and pid > 0 else 0  # none, in a damaged file
     return Attempt(
         number=max(numbers),
         ended="ended" in holder,
@@ -146,7 +156,7 @@ def _fence(run_dir: Path, number: int, before: float) -> None:
     """Take their folders from all earlier attempts, and make that of attempt `number`. Raises OSError where one cannot
     be taken: its attempt might still write."""
     for path in (run_dir / FOLDER).iterdir():
-        if path.name.isdigit() and int(path.name) < number:
+        if NUMBER.fullmatch(f"{path.name}.json") and int(path.name) < number:
             gone = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
             with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
                 os.rename(path, gone)  # at once, whatever is in it

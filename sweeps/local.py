@@ -74,6 +74,9 @@ class LocalLaunch(Launch):
     # ---- events
 
     def hear(self, timeout: float) -> None:
+        if self.settings.point_seconds:
+            for worker in self.workers:
+                worker.end_overdue(self.settings.point_seconds)
         with contextlib.suppress(queue.Empty):
             worker, message = self.events.get(timeout=timeout)
             while True:
@@ -106,7 +109,8 @@ class LocalLaunch(Launch):
             self.cold.discard(job.key)
             self.waiting[job.id] = job
         else:
-            self.failed(job, "failed", exit_reason(message["code"], worker.last_words()), crashed=True)
+            reason = worker.overdue or exit_reason(message["code"], worker.last_words())
+            self.failed(job, "failed", reason, crashed=True)
 
     # ---- the end
 

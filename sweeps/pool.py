@@ -17,6 +17,8 @@ from sweeps.jobs import Job, Settings
 from sweeps.rate import cores
 
 LOG_LINES = 3
+OVERDUE_SECONDS = 30.0  # that a worker may be late at its time limit: a slow step, a slow disk
+COMPILE_SECONDS = 900.0  # and the first step with its compilation, of which nothing is heard
 
 
 class Worker:
@@ -29,7 +31,9 @@ class Worker:
         self.ready = False
         self.step = 0
         self.loss: float | None = None
+        self._begun = 0.0  # when it was given its job
         self._first: float | None = None  # when its job's first progress was heard of: compiled by then
+        self.overdue: dict | None = None  # why it was killed
         self.log_path = settings.logs / f"worker-{slot}.log"
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
@@ -48,6 +52,7 @@ class Worker:
     def start(self, job: Job) -> None:
         """Give it a job; it must have none."""
         self.job, self.key, self.step, self.loss, self._first = job, job.key, 0, None, None
+        self._begun = time.monotonic()
         point = job.points[0]
         self._log_start = self.log_path.stat().st_size
         self._send({"job": job.id, "point": point.to_dict(), "compile": job.compile})
@@ -61,6 +66,17 @@ class Worker:
     def training_seconds(self) -> float:
         """Since the first progress of its job."""
         return time.monotonic() - self._first if self._first else 0.0
+
+    def end_overdue(self, limit: float) -> None:
+        """Kill it where its job took longer than `limit` seconds allow. It keeps the limit itself, unless it hangs."""
+        if not self.job or self.overdue:
+            return
+        allowed = limit + OVERDUE_SECONDS + (COMPILE_SECONDS if self.job.compile and not self._first else 0)
+        if time.monotonic() - (self._first or self._begun) > allowed:
+            message = (f"launcher.point_seconds={limit:g} is used up and the worker gave no answer, so it was killed; "
+                       "a higher limit goes on from the last checkpoint")  # fmt: skip
+            self.overdue = {"type": "time_limit", "message": message, "step": None}
+            self.kill()
 
     def stop(self) -> None:
         """Ask it to checkpoint and leave."""

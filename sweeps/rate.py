@@ -24,6 +24,7 @@ from harness.point import Point
 
 FILE = "rates.jsonl"
 RECENT = 400  # records that count, per device
+LARGEST = 1e30  # what a number of a record may be
 # Assumed where nothing was measured: overhead (s/step) and rate (FLOP/s) of eager steps of one CPU core or one GPU;
 # compiled steps against eager ones; seconds to compile a shape, and to load it from the disk's cache.
 ASSUMED = {"cpu": (16e-3, 80e9), "cuda": (8e-3, 60e12)}
@@ -183,15 +184,17 @@ def _first_step(records: list[dict], cold: bool, assumed: float) -> float:
 def _read(cache_dir: Path, device: str, precision: str) -> list[dict]:
     """The recent records; probes only while there is nothing better."""
     try:
-        lines = (Path(cache_dir) / FILE).read_text().splitlines()
+        lines = (Path(cache_dir) / FILE).read_text(errors="replace").splitlines()
     except OSError:
         return []
     records = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # a damaged line
             r = json.loads(line)
-            if r["device"] == device and r["precision"] == precision and r["work"] > 0 and r["step_seconds"] > 0:
-                records.append(r)
+            numbers = [r["work"], r["step_seconds"], r.get("first_seconds", 1.0)]
+            if (r["device"], r["precision"]) == (device, precision) and isinstance(r["compiled"], bool):
+                if all(isinstance(x, int | float) and 0 < x < LARGEST for x in numbers):
+                    records.append(r)
     records = records[-RECENT:]
     real = [r for r in records if not r.get("probe")]
     return real if any(not r["compiled"] for r in real) else records
