@@ -8,7 +8,10 @@ from pathlib import Path
 
 from harness.config import Config, DataConfig
 from harness.errors import UserError
+from harness.files import read_json, write_json
 from harness.resolve import DataFacts
+
+DATA = "data.json"  # in the output folder: what its data came to
 
 
 def cache_dir(config: Config) -> Path:
@@ -41,11 +44,15 @@ def _folder(key: str, path: str) -> Path:
 class DataBook:
     """Corpora by their config: prepared ones, or provisional facts where a plan may be made without the data.
 
-    `book(data)` gives the DataFacts that resolving needs; `corpora` maps fingerprint to folder for the workers.
+    `book(data)` gives the DataFacts that resolving needs; `corpora` maps fingerprint to folder for the workers. `out`: the
+    sweep's folder, whose data.json (`save`) tells the facts where the cache is another: the same command, on any machine
+    that sees the folder, speaks of the same points.
     """
 
-    def __init__(self, cache: Path, prepare: bool, report: Callable[[str], None] = print):
+    def __init__(self, cache: Path, prepare: bool, report: Callable[[str], None] = print, out: Path | None = None):
         self.cache, self.prepare, self.report = cache, prepare, report
+        self.known = (read_json(out / DATA) or {}) if out else {}
+        self.prepared: dict[str, dict] = {}
         self.corpora: dict[str, str] = {}
         self.provisional: set[str] = set()  # data that is not prepared
         self._facts: dict[str, DataFacts] = {}
@@ -71,9 +78,27 @@ class DataBook:
                 corpus = None
         if corpus:
             self.corpora[corpus.fingerprint] = str(corpus.dir)
-            return DataFacts(corpus.fingerprint, corpus.vocab, corpus.train_tokens)
+            facts = DataFacts(corpus.fingerprint, corpus.vocab, corpus.train_tokens)
+            self.prepared[unprepared_fingerprint(data)] = vars(facts)
+            return facts
+        if known := _facts(self.known.get(unprepared_fingerprint(data))):
+            return known
         vocab = vocab_of(data)
         if vocab is None:
             raise UserError(f"data={data.name} is not prepared and its vocabulary is not known: give data.vocab=SIZE.")
         self.provisional.add(data.name)
         return DataFacts(unprepared_fingerprint(data), vocab, None)
+
+    def save(self, out: Path) -> None:
+        """Raises OSError."""
+        known = read_json(out / DATA) or {}
+        if any(known.get(k) != v for k, v in self.prepared.items()):
+            write_json(out / DATA, {**known, **self.prepared})
+
+
+def _facts(value: object) -> DataFacts | None:
+    """Of an entry of data.json; None where it is absent or damaged."""
+    types = {"fingerprint": str, "vocab": int, "train_tokens": int}
+    if not isinstance(value, dict) or value.keys() != types.keys():
+        return None
+    return DataFacts(**value) if all(isinstance(value[k], t) for k, t in types.items()) else None

@@ -44,6 +44,7 @@ class Progress:
     workers: int = 1
     elsewhere: int = 0  # points that another launch is training
     running: list[tuple[str, int, int, float | None]] = field(default_factory=list)  # label, step, steps, loss
+    note: str = ""  # of the engine
 
     @property
     def eta(self) -> float:
@@ -119,6 +120,8 @@ def summary_line(p: Progress) -> str:
         parts.append(f"{p.failed} failed")
     if p.elsewhere:
         parts.append(f"{p.elsewhere} trained by another launch")
+    if p.note:
+        parts.append(p.note)
     return ", ".join(parts)
 
 

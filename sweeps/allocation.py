@@ -1,0 +1,184 @@
+"""What runs inside an allocation of Slurm: the local launcher over its share of the points.
+
+Signals: USR2 (the time limit is near): points checkpoint, then this element is requeued and goes on later. TERM
+(preemption, requeue, scancel): points checkpoint, the process leaves; Slurm itself requeues where it shall. What is left
+is read from the run directories each time, so that a second start of an element does only that.
+
+After the failure of a node the first start may run on beside its replacement. Its runs are fenced (lease.py); its logs lie
+in another folder; it requeues nothing, since Slurm counts another restart than its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from harness.files import read_json
+from harness.point import Point
+from harness.rundir import finished, read_status
+from sweeps import squeue
+from sweeps.display import Display
+from sweeps.jobs import Job, Settings
+from sweeps.local import LocalLaunch
+from sweeps.status import FAILED, RunState, read_states
+
+
+@dataclass(frozen=True)
+class Part:
+    """The jobs of one allocation, as a launch takes them from a Plan."""
+
+    members: tuple[Job, ...]
+    rates = {}
+
+    @property
+    def points(self) -> list[Point]:
+        return [point for job in self.members for point in job.points]
+
+    def jobs(self) -> list[Job]:
+        return list(self.members)
+
+
+class Signals:
+    """The first of USR2 and TERM stops the launch, once: srun passes TERM on, so that it comes twice. A TERM after USR2
+    is told (`number`), since Slurm then does what is to be done."""
+
+    def __init__(self):
+        self.number: int | None = None
+        self.launch: LocalLaunch | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._hear)
+        # Some clusters signal every process of the allocation. Processes started from here inherit the mask, so that
+        # USR2 does not end them; here a thread waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def attach(self, launch: LocalLaunch) -> None:
+        self.launch = launch
+        if self.number:
+            launch.stop(self.number)
+
+    def _listen(self) -> None:
+        self._hear(signal.sigwait({signal.SIGUSR2}))
+
+    def _hear(self, number: int, _frame=None) -> None:
+        first = self.number is None
+        if first or number != signal.SIGUSR2:
+            self.number = number
+        if first and self.launch:
+            self.launch.stop(number)
+
+
+class Tee:
+    """Writes to several streams; one that fails is left out."""
+
+    def __init__(self, *streams: TextIO):
+        self.streams = streams
+
+    def write(self, text: str) -> None:
+        for stream in self.streams:
+            with contextlib.suppress(OSError, ValueError):
+                stream.write(text)
+                stream.flush()
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+def train_share(spec_path: str, index: int) -> None:
+    """The share `index` of the array in `spec_path` (submit.py), as far as its runs are not finished. Ends the process."""
+    signals = Signals()
+    spec = read_json(spec_path)
+    if spec is None:
+        sys.exit(f"{spec_path} is gone or damaged: run the sweep command again")
+    job, restarts = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    settings = _settings(Settings.from_dict(spec["settings"]), restarts)
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    with open(settings.logs / "launcher.log", "a") as log:
+        say = Tee(sys.stderr, log)
+        say.write(f"{time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())} Slurm job {job} on {os.uname().nodename}, "
+                  f"start {restarts + 1}\n")  # fmt: skip
+        before = _states(spec["shares"][index], settings)
+        jobs = _to_do(spec, index, settings, before, restarts, say)
+        launch = LocalLaunch(Part(tuple(jobs)), settings, Display(say))
+        signals.attach(launch)
+        summary = launch.run(None)
+        after = _states(spec["shares"][index], settings)
+        if signals.number == signal.SIGUSR2 and any(state.left for state in after.values()):
+            _requeue(job, restarts, before, after, say)
+        elif signals.number:
+            say.write(f"{signal.Signals(signals.number).name}: {summary.left} points left, checkpointed\n")
+        elif summary.left:
+            sys.exit(f"{summary.left} points could not be trained here")
+    os._exit(0)  # past submitit's result file, which nobody reads, and which a KILL now would leave in halves
+
+
+def _settings(settings: Settings, restarts: int) -> Settings:
+    """Each start of each element has a folder of logs of its own."""
+    e = os.environ
+    array = e.get("SLURM_ARRAY_JOB_ID")
+    name = f"{array}_{e['SLURM_ARRAY_TASK_ID']}" if array else e.get("SLURM_JOB_ID", "0")
+    return replace(settings, logs=settings.logs / f"slurm-{name}{f'-{restarts}' if restarts else ''}")
+
+
+def _to_do(spec: dict, index: int, settings: Settings, states: dict[str, RunState], restarts: int,
+           say: Tee) -> list[Job]:  # fmt: skip
+    """Jobs with a point that is not finished, whose needs outside are; a restarted element does not try again what failed
+    for good in its earlier start."""
+    unmet = {need: why for need, runs in spec["needs"].items() if (why := _unmet(runs, settings.runs_dir))}
+    jobs = []
+    for value in spec["shares"][index]:
+        job = read_job(value)
+        mine = [states[p.id] for p in job.points]
+        missing = [f"{need}, {unmet[need]}" for need in job.needs if need in unmet]
+        if missing:
+            say.write(f"{job.id} is not trained: it needs {'; '.join(missing)}\n")
+        elif restarts and any(gave_up(s, spec["attempts"]) for s in mine):
+            say.write(f"{job.id} failed before: {mine[0].why}\n")
+        elif any(s.left for s in mine):
+            jobs.append(job)
+    return jobs
+
+
+def read_job(value: dict) -> Job:
+    """Inverse of submit.job_dict."""
+    points = tuple(Point.from_dict(p) for p in value["points"])
+    return Job(**{**value, "points": points, "needs": tuple(value["needs"])})
+
+
+def gave_up(state: RunState, attempts: dict[str, int]) -> bool:
+    """Whether a run failed after it was submitted; `attempts`: how many each had made by then."""
+    return state.status in FAILED and state.attempt > attempts.get(state.run_id, 0)
+
+
+def _unmet(runs: list[str], runs_dir: Path) -> str:
+    """What is wrong with runs that must be finished; "" if they are."""
+    return ", ".join(f"which is {read_status(runs_dir / run)['status']}" for run in runs if not finished(runs_dir / run))
+
+
+def _states(share: list[dict], settings: Settings) -> dict[str, RunState]:
+    points = [Point.from_dict(p) for job in share for p in job["points"]]
+    return read_states(points, settings.runs_dir, settings.lease_seconds)
+
+
+def _requeue(job: str, restarts: int, before: dict[str, RunState], after: dict[str, RunState], say: Tee) -> None:
+    """This element once more, unless this start got nowhere: the next would not either."""
+    if all(after[i].step <= s.step and after[i].status == s.status for i, s in before.items()):
+        say.write("the time limit came before anything was trained: not requeued; raise launcher.time\n")
+        sys.exit(1)
+    found = squeue.details(job)
+    if found.get("Restarts") != str(restarts) or found.get("JobState") != "RUNNING":
+        say.write("Slurm has another start of this job by now: not requeued\n")
+        return
+    say.write("the time limit is near: points are checkpointed, this job is requeued\n")
+    if squeue.call("scontrol", "requeue", job) is None:
+        say.write("Slurm did not take it: the same sweep command goes on with what is left\n")
+        sys.exit(1)
