@@ -1,16 +1,20 @@
-# make demo    a sweep of small models, laws, a recipe, and whether the recipe is any good (out/demo)
-# make test    the tests
-# make lint    ruff
+# make demo          a sweep of small models, laws, a recipe, and whether the recipe is any good (out/demo)
+# make test          the tests
+# make test-cluster  those that need a Slurm or a Ray of two nodes; sets them up (Debian, root), ends them
+# make lint          ruff
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-cluster lint clean
 
 demo: .venv/ready
 	$(BIN)/python demo.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster
+
+test-cluster: .venv/ready
+	$(BIN)/python -m pytest tests/cluster
 
 lint: .venv/ready
 	$(BIN)/ruff check .

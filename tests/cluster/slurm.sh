@@ -11,6 +11,8 @@
 #   slurm.sh kill-node n1 [all]   kill -9 of that slurmd, its jobs run on as orphans; all: of its jobs too
 #   slurm.sh start-node n1        start it again, wait until it is up
 #   slurm.sh wait-idle [SECONDS]  until every node is idle (default 60)
+#   slurm.sh reset                as after start: cancels and kills all jobs, starts dead nodes, waits until all are idle
+# Exit status 3: this machine cannot have it (not root, no packages); 1: anything else.
 #
 # SLURM_TEST_DIR   base folder, its path under 60 characters (default /var/tmp/hyperlaw-slurm)
 # SLURM_TEST_PORT  first of 20 free ports: slurmctld, slurmdbd, and +11, +12 the nodes (default 17100)
@@ -24,7 +26,8 @@ RUN=$BASE/run LOG=$BASE/log
 export SLURM_CONF=$BASE/slurm.conf MYSQL_UNIX_PORT=$RUN/mariadb.sock
 export PATH=$PATH:/usr/sbin:/sbin
 
-die() { echo "slurm.sh: $*" >&2; exit 1; }
+die() { echo "slurm.sh: $*" >&2; exit "${STATUS:-1}"; }
+cannot() { STATUS=3 die "$@"; }
 
 within() { # SECONDS COMMAND...: until the command succeeds
   local end=$((SECONDS + $1)); shift
@@ -70,6 +73,11 @@ kill_jobs() { # [NODE]
   [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true # some have just left by themselves
 }
 
+cancel() { # every job, without waiting for those that do not heed TERM
+  timeout 10 squeue -h -o %A | xargs -r timeout 10 scancel --quiet || true # some have just ended
+  kill_jobs
+}
+
 node_names() { seq -f "n%g" "$NODES"; }
 
 known() { node_names | grep -qx "${1:-}" || die "no node ${1:-}; nodes are $(node_names | xargs)"; }
@@ -89,10 +97,10 @@ install() {
   [ "$ACCOUNTING" = none ] || want+=(slurmdbd mariadb-server)
   for package in "${want[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || miss+=("$package"); done
   [ ${#miss[@]} -gt 0 ] || return 0
-  command -v apt-get >/dev/null || die "needs the Debian packages ${miss[*]}, and there is no apt-get here"
+  command -v apt-get >/dev/null || cannot "needs the Debian packages ${miss[*]}, and there is no apt-get here"
   export DEBIAN_FRONTEND=noninteractive
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${miss[@]}"; } >"$LOG/apt.log" 2>&1 </dev/null ||
-    { tail -15 "$LOG/apt.log" >&2; die "apt-get could not install ${miss[*]} (above: the end of $LOG/apt.log)"; }
+    { tail -15 "$LOG/apt.log" >&2; cannot "apt-get could not install ${miss[*]} (above: the end of $LOG/apt.log)"; }
 }
 
 accounting_lines() {
@@ -157,7 +165,7 @@ C
     done
   } >"$BASE/slurm.conf"
   for gpu in $(seq 0 $((GPUS - 1))); do # a GPU is a character device: /dev/null under another name
-    [ -e "$BASE/gpu$gpu" ] || mknod "$BASE/gpu$gpu" c 1 3 || die "mknod is not allowed here, fake GPUs need it"
+    [ -e "$BASE/gpu$gpu" ] || mknod "$BASE/gpu$gpu" c 1 3 || cannot "mknod is not allowed here, fake GPUs need it"
   done
   for node in $(node_names); do
     mkdir -p "$BASE/spool-$node"
@@ -203,7 +211,7 @@ start_database() {
 }
 
 start() {
-  [ "$(id -u)" = 0 ] || die "needs root: it starts slurmd"
+  [ "$(id -u)" = 0 ] || cannot "needs root: it starts slurmd"
   [ ${#BASE} -lt 60 ] || die "base folder $BASE is too long a path for the sockets in it"
   case $ACCOUNTING in none | dbd) ;; *) die "accounting is none or dbd, not $ACCOUNTING" ;; esac
   mkdir -p "$RUN" "$LOG" "$BASE/state" "$BASE/db"
@@ -223,8 +231,12 @@ start() {
 stop() {
   local name
   [ -d "$RUN" ] || return 0
-  for name in $(node_names); do end "slurmd-$name"; done # first: nothing new starts
-  kill_jobs
+  if pid_of slurmctld >/dev/null; then
+    cancel
+    for _ in $(seq 20); do [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] || break; sleep 0.1; done
+  fi
+  for name in $(node_names); do end "slurmd-$name"; done
+  kill_jobs # also those that slurmctld no longer knows
   for name in slurmctld slurmdbd mariadbd munged; do end "$name"; done
 }
 
@@ -255,6 +267,10 @@ case ${1:-} in
     known "${2:-}"
     pid_of "slurmd-$2" >/dev/null || slurmd -N "$2"
     within 30 nodes_in idle,mixed,allocated "$2" ;;
+  reset)
+    cancel
+    for node in $(node_names); do pid_of "slurmd-$node" >/dev/null || slurmd -N "$node"; done
+    within 60 nodes_in idle $(node_names) ;;
   wait-idle) within "${2:-60}" nodes_in idle $(node_names) ;;
   *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
 esac
