@@ -25,9 +25,11 @@ from sweeps.engines import check_engine, check_launcher, engine, engine_settings
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
 from sweeps.extend import extended_members, extension, target_keys
+from sweeps.follow import follow
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
+from sweeps.status import RunState
 
 DEVICES = ("auto", "cpu", "cuda")
 TRACKERS = ("none", "wandb")
@@ -66,7 +68,7 @@ def prepare_plan(
     name = name or config.sweep.name or "sweep"
     cache, out = cache_dir(config), out_dir(config, name)
     # Everything but the data is checked on provisional facts first, so that a wrong request prepares nothing.
-    draft = DataBook(cache, prepare=False, report=report)
+    draft = DataBook(cache, prepare=False, report=report, out=out)
     members = expand_members(request, draft)
     if only_one and len(members) > 1:
         raise UserError(f"`hyperlaw train` trains one point, but this is a sweep of {len(members)}: use `hyperlaw sweep`.")
@@ -109,6 +111,8 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
     compiled_folder(settings.cache)  # refused here, before anything starts
     try:
         os.makedirs(planned.plan.runs_dir, exist_ok=True)
+        os.makedirs(planned.out, exist_ok=True)
+        planned.book.save(planned.out)
         more = None
         if config.sweep.extend:
             more = extension(planned, settings.cache)
@@ -116,6 +120,13 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
     except OSError as e:
         where = e.filename or planned.plan.runs_dir
         raise UserError(f"cannot write {where}: {e.strerror or e}; choose another out=DIR or runs=DIR.") from None
+
+
+def follow_plan(planned: Planned, say: Callable[[str], None]) -> dict[str, RunState]:
+    """Blocks until nothing of the plan trains or is queued (sweeps/follow.py); returns the states then."""
+    config = planned.request.config
+    return follow(planned.plan.points, planned.plan.runs_dir, planned.out, config.launcher.lease_seconds,
+                  cache_dir(config), say)  # fmt: skip
 
 
 def settings_of(planned: Planned, detach: bool = False) -> Settings:
