@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.files import read_json
 from harness.point import Point
+from harness.rundir import FINISHED
+from sweeps.cache import StatusFiles
+from sweeps.clock import file_system_time
 from sweeps.lease import newest_attempt
 from sweeps.text import count_noun, duration, table
 
-FINISHED = ("done", "diverged")  # a diverged point is a result
 FAILED = ("out_of_memory", "failed")
-ORDER = ("done", "diverged", "running", "interrupted", "pending", "out_of_memory", "failed")
+ORDER = ("done", "diverged", "running", "interrupted", "pending", "damaged", "out_of_memory", "failed")
 LEASE_SECONDS = 60.0
+SHOWN = 12  # lines of a list
 
 
 @dataclass(frozen=True)
 class RunState:
     """`status` is the file's, but `interrupted` where it says running and nobody trains any more: as good as pending,
-    with `step` steps behind it. `reason` as in status.json."""
+    with `step` steps behind it; `damaged` where the run has ended and its files are not as they were then: it is trained
+    again. `reason` as in status.json."""
 
     run_id: str
     status: str = "pending"
@@ -45,14 +49,28 @@ class RunState:
         return f"{reason.get('type', self.status)}{at}{': ' if first else ''}{first}"
 
 
-def read_states(points: Iterable[Point], runs_dir: Path, lease_seconds: float = LEASE_SECONDS) -> dict[str, RunState]:
-    """State of each point by id. A point without a directory is pending."""
+def read_states(
+    points: Iterable[Point], runs_dir: Path, lease_seconds: float = LEASE_SECONDS, cache: Path | None = None
+) -> dict[str, RunState]:
+    """State of each point by id. A point without a directory is pending.
+
+    `cache`: the user's cache folder, where what status.json files say is kept (cache.py). Who trains is judged anew
+    each time, by the clock of the file system that the runs are on; where it cannot be asked, by this machine's.
+    """
+    points = list(points)
     try:
         present = set(os.listdir(runs_dir))
     except OSError:
         present = set()
+    there = [point.id for point in points if point.id in present]
+    now = file_system_time(runs_dir) if there else None
+    files = StatusFiles(runs_dir, cache, time.time() if now is None else now)
+    said = files.read(there)
+    files.save(present)
+    if now is None:  # a read-only directory: at least not before the last change in it
+        now = max(time.time(), files.newest)
     return {
-        point.id: read_state(runs_dir, point, lease_seconds) if point.id in present
+        point.id: _state(runs_dir, point, said.get(point.id, {}), lease_seconds, now) if point.id in present
         else RunState(point.id, steps=point.steps)
         for point in points
     }  # fmt: skip
@@ -60,17 +78,21 @@ def read_states(points: Iterable[Point], runs_dir: Path, lease_seconds: float = 
 
 def read_state(runs_dir: Path, point: Point, lease_seconds: float = LEASE_SECONDS) -> RunState:
     """State of one run."""
-    run_dir = Path(runs_dir) / point.id
-    said = read_json(run_dir / "status.json") or {}
+    return read_states([point], runs_dir, lease_seconds)[point.id]
+
+
+def _state(runs_dir: Path, point: Point, said: dict, lease_seconds: float, now: float) -> RunState:
+    """From what status.json says, and where that leaves it open from the newest attempt."""
     status = said.get("status")
     if status not in ORDER:
         status = "pending"
     if status in ("pending", "running"):
-        attempt = newest_attempt(run_dir)
+        attempt = newest_attempt(Path(runs_dir) / point.id, now)
         live = attempt is not None and attempt.live(lease_seconds)
         status = "running" if live else "interrupted" if status == "running" else "pending"
-    return RunState(point.id, status, int(said.get("step") or 0), point.steps, int(said.get("attempt") or 0),
-                    said.get("reason"))  # fmt: skip
+    if what := said.get("damage"):
+        return RunState(point.id, "damaged", 0, point.steps, said.get("attempt", 0), {"type": "damaged", "message": what})
+    return RunState(point.id, status, said.get("step", 0), point.steps, said.get("attempt", 0), said.get("reason"))
 
 
 def status(
@@ -79,24 +101,31 @@ def status(
     rates: dict | None = None,
     workers: int = 1,
     lease_seconds: float = LEASE_SECONDS,
+    states: Mapping[str, RunState] | None = None,
+    queued: Mapping[str, str] | None = None,
 ) -> dict:
-    """One JSON object: counts by status, share done, ETA, what runs and what failed and why.
+    """One JSON object: counts by status, share done, ETA, what runs, what waits where, what failed and why.
 
     `rates`: precision -> sweeps.rate.Rates, for the ETA (seconds; None without rates or when nothing is running).
+    `states`: as just read (default: read now). `queued`: run id -> where it waits, for points in an engine's queue;
+    those that run or are finished by now are left out.
     """
-    states = read_states(points, runs_dir, lease_seconds)
+    states = read_states(points, runs_dir, lease_seconds) if states is None else states
     counts = Counter(state.status for state in states.values())
     by_id = {point.id: point for point in points}
-    total = sum(point.flops for point in points)
-    behind = sum(by_id[s.run_id].flops * _share(s) for s in states.values())
+    flops = {point.id: point.flops for point in points}
+    total, behind = sum(flops.values()), sum(flops[s.run_id] * _share(s) for s in states.values())
     running = [s for s in states.values() if s.status == "running"]
     return {
         "runs": str(runs_dir),
         "points": len(points),
         "counts": {name: counts[name] for name in ORDER},
+        "queued": {run_id: where for run_id, where in (queued or {}).items()
+                   if run_id in states and states[run_id].left and states[run_id].status != "running"},
         "progress": behind / total if total else 1.0,
         "eta_seconds": _eta(states.values(), by_id, rates, max(len(running), 1)) if running else None,
         "running": [{"run_id": s.run_id, "step": s.step, "steps": s.steps} for s in running],
+        "damaged": [{"run_id": s.run_id, "why": s.why} for s in states.values() if s.status == "damaged"],
         "failed": [{"run_id": s.run_id, "status": s.status, "reason": s.reason, "why": s.why}
                    for s in states.values() if s.status in FAILED],
         "diverged": [{"run_id": s.run_id, "reason": s.reason, "why": s.why}
@@ -105,21 +134,36 @@ def status(
 
 
 def render_status(report: dict) -> str:
-    """The report for people: under 100 columns."""
+    """The report for people: under 100 columns, of each list the first `SHOWN`."""
     counts = {name: n for name, n in report["counts"].items() if n}
-    said = ", ".join(f"{n} {name}" for name, n in counts.items())
-    lines = [f"{count_noun(report['points'], 'point')} in {report['runs']}: {said or 'none'}"]
+    said = ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "none"
+    said += f"; {len(report['queued']):,} queued" if report["queued"] else ""
+    lines = [f"{count_noun(report['points'], 'point')} in {report['runs']}: {said}"]
     eta = report["eta_seconds"]
     lines.append(f"{report['progress']:.0%} of the FLOPs done" + (f", about {duration(eta)} left" if eta else ""))
     if counts.get("interrupted"):
         lines.append("interrupted: began, and nobody trains them now; the same sweep command goes on with them")
-    rows = [[r["run_id"], f"step {r['step']}/{r['steps']}"] for r in report["running"][:16]]
-    rows += [[r["run_id"], r["why"]] for r in report["failed"] + report["diverged"]]
+    rows = []
+    running = [{**r, "why": f"step {r['step']}/{r['steps']}"} for r in report["running"]]
+    waiting = [{"run_id": run_id, "why": where} for run_id, where in report["queued"].items()]
+    for name, entries in (("running", running), ("queued", waiting), ("damaged", report["damaged"]),
+                          ("failed", report["failed"]), ("diverged", report["diverged"])):  # fmt: skip
+        rows += [[entry["run_id"], entry["why"]] for entry in entries[:SHOWN]]
+        if len(entries) > SHOWN:
+            rows.append(["", f"and {len(entries) - SHOWN:,} more {name}{_kinds(entries)}"])
     if rows:
         lines += table(["run", "what"], rows)
+    if report["damaged"]:
+        lines.append("damaged points are trained again by the same sweep command")
     if report["failed"]:
         lines.append("failed points are tried again by the same sweep command")
     return "\n".join(lines)
+
+
+def _kinds(entries: list[dict]) -> str:
+    """`; in all 398 worker_SIGKILL, 2 OSError`: the reasons of a long list."""
+    kinds = Counter((entry["reason"] or {}).get("type", "?") for entry in entries if "reason" in entry)
+    return f"; in all {', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common(4))}" if kinds else ""
 
 
 def _share(state: RunState) -> float:
