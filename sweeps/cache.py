@@ -55,37 +55,38 @@ class StatusFiles:
     def _look(self, run_id: str) -> dict | None:
         folder = f"{self.runs_dir}/{run_id}"
         entry = self.known.get(run_id)
-        if entry and self._marks(folder, len(entry[0])) == entry[0]:
+        if entry and self._marks(folder, entry[0].count(";") + 1)[0] == entry[0]:
             return entry[1]
         if entry:
             del self.known[run_id]
             self.changed = True
-        before = self._marks(folder, len(FILES))
-        said = read_json(f"{folder}/{FILES[0]}") if before[0] else None
+        marks, changed = self._marks(folder, len(FILES))
+        said = read_json(f"{folder}/{FILES[0]}") if marks[0] != "-" else None
         if said is None:
             return None
         plain = _plain(said)
-        ended = plain["status"] in FINISHED
-        plain["damage"] = damage(folder, said) if ended else None
-        marks = before if ended else before[:1]
-        if self._settled(marks) and self._marks(folder, len(marks)) == marks:
+        if plain["status"] in FINISHED:
+            plain["damage"] = damage(folder, said)
+        else:
+            marks = marks.partition(";")[0]
+        if changed < self.now - SETTLED and self._marks(folder, marks.count(";") + 1)[0] == marks:
             self.known[run_id] = [marks, plain]
             self.changed = True
         return plain
 
-    def _marks(self, folder: str, n: int) -> list[list[int] | None]:
-        return [self._mark(f"{folder}/{name}") for name in FILES[:n]]
-
-    def _mark(self, path: str) -> list[int] | None:
-        try:
-            s = os.stat(path)
-        except OSError:
-            return None
-        self.newest = max(self.newest, s.st_ctime)
-        return [s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino]
-
-    def _settled(self, marks: list[list[int] | None]) -> bool:
-        return all(max(mark[:2]) < (self.now - SETTLED) * 1e9 for mark in marks if mark)
+    def _marks(self, folder: str, n: int) -> tuple[str, float]:
+        """(the marks of the first `n` of FILES, `-` for one that is not there; when the last of them was changed)."""
+        marks, last = [], 0.0
+        for name in FILES[:n]:
+            try:
+                s = os.stat(f"{folder}/{name}")
+            except OSError:
+                marks.append("-")
+                continue
+            marks.append(f"{s.st_mtime_ns} {s.st_ctime_ns} {s.st_size} {s.st_ino}")
+            last = max(last, s.st_mtime, s.st_ctime)
+            self.newest = max(self.newest, s.st_ctime)
+        return ";".join(marks), last
 
 
 def cache_path(cache: Path, runs_dir: Path) -> Path:

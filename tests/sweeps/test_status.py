@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.rundir import RunDirectory, point_yaml
@@ -120,6 +120,9 @@ CHANGE = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(changes=st.lists(CHANGE, max_size=25))
+@example(changes=[("say", 0, "done", 1), ("read",), ("back", 0, "done", 2)])
+@example(changes=[("end", 0), ("say", 1, "done", 1), ("read",), ("swap",)])
+@example(changes=[("end", 0), ("read",), ("odd end", 0), ("read",), ("end", 0), ("read",), ("unsay", 0)])
 def test_with_a_cache_the_answer_is_that_without(points, tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("runs")
     runs, cache = folder / "runs", folder / "cache"
