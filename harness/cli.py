@@ -6,12 +6,15 @@ Exit status: 0 done (a diverged point is a result), 1 some points failed, 2 the 
 import json
 import sys
 
+from harness.errors import plain_os_error
+from harness.redact import redact, redacted
+
 HELP = """\
 hyperlaw: how must learning rate, weight decay and batch size change as my model and my data grow?
 
   hyperlaw train KEY=VALUE ...                     train one point
   hyperlaw sweep sweep=NAME [KEY=V1,V2 ...]        plan a sweep, show its price, train what is missing
-  hyperlaw status sweep=NAME [--json]              counts by status, progress, what failed and why
+  hyperlaw status sweep=NAME [--wait] [--json]     counts by status, progress, what failed and why
   hyperlaw table runs=DIR|csv=FILE|wandb=DIR [columns.params=N ...] [--out t.csv|t.parquet]   one row per run
   hyperlaw fit analysis=NAME table=FILE|runs=DIR [out=DIR] [columns.params=N ...] ['where=...'] [--json]
   hyperlaw recommend laws=DIR params=1e9|model.width=W model.depth=L tokens=2e10 [batch_size=...] [--json]
@@ -19,6 +22,8 @@ hyperlaw: how must learning rate, weight decay and batch size change as my model
   hyperlaw check coordinates [KEY=VALUE ...]       coordinate check of a parameterization
 
   --dry-run         (train, sweep) print the plan and stop
+  --detach          (sweep launcher=slurm) return once submitted
+  --wait            (status) first wait until nothing of the sweep trains or is queued
   --config-dir DIR  more configs: DIR/sweep/mine.yaml is sweep=mine
 
 Keys typed most: model.width model.depth tpp|tokens batch_size|batch_tokens optimizer.lr tau|optimizer.weight_decay
@@ -26,8 +31,8 @@ parameterization=NAME schedule=NAME data=NAME data.path seed device out runs. Ra
 """
 FLAGS = {
     "train": {"--dry-run", "--json"},
-    "sweep": {"--dry-run", "--json"},
-    "status": {"--json"},
+    "sweep": {"--dry-run", "--json", "--detach", "--wait"},
+    "status": {"--json", "--wait"},
     "table": set(),
     "fit": {"--json"},
     "recommend": {"--json"},
@@ -38,6 +43,8 @@ VALUED = {"table": {"--out"}, **{c: {"--config-dir"} for c in ("train", "sweep",
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
+    if argv is None:
+        sys.stderr = redacted(sys.stderr)  # a traceback may quote a token
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or {"-h", "--help"} & set(argv) or argv[0] == "help":
         print(HELP)
@@ -50,9 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except Exception as e:
-        if not any(c.__name__ == "UserError" for c in type(e).__mro__):
+        said = plain_os_error(e) if isinstance(e, OSError) else e
+        if said is e and not any(c.__name__ == "UserError" for c in type(e).__mro__):
             raise
-        print(f"hyperlaw: {e}", file=sys.stderr)
+        print(redact(f"hyperlaw: {said}"), file=sys.stderr)
         return 2
 
 
@@ -106,17 +114,54 @@ def train(words: list[str], flags: dict) -> int:
     return summary.exit_status
 
 
+def train_quietly(words: list[str], config_dir: str | None = None):
+    """(run directory, status, loss or None, summary) of one point, without progress: a job of Hydra's (multirun.py)."""
+    from harness.compose import compose
+    from harness.files import read_json
+    from sweeps.launch import run_plan
+
+    own = [] if any(word.startswith("launcher.workers=") for word in words) else ["launcher.workers=1"]
+    planned = prepare(compose([*words, *own], "train", config_dir), only_one=True)
+    summary = run_plan(planned, quiet=True)
+    run_dir = planned.plan.runs_dir / planned.members[0].point.id
+    status, result = _status(run_dir), read_json(run_dir / "result.json") or {}
+    return run_dir, status.partition(":")[0], result.get("loss"), summary
+
+
+def prepare(request, only_one: bool = False):
+    """The plan of a request under Hydra, its data prepared."""
+    from sweeps.launch import prepare_plan
+
+    return prepare_plan(request, name="train", report=lambda line: print(redact(line), file=sys.stderr), only_one=only_one)
+
+
+def axis_values(key: str, raw: str) -> list:
+    """The values of `log2(a, b, n)` and its like."""
+    from sweeps.axes import parse_values
+
+    return parse_values(key, raw)
+
+
 def sweep(words: list[str], flags: dict) -> int:
     """The points of a sweep that are not there yet."""
     from harness.compose import compose
+    from models.errors import UserError
 
     config_dir = flags.get("--config-dir")
     request = compose(_named("sweep", words, config_dir), "sweep", config_dir)
+    if flags.get("--detach"):
+        if flags.get("--wait"):
+            raise UserError("--detach and --wait contradict each other: waiting is what `sweep` does.")
+        if request.config.launcher.name != "slurm":
+            raise UserError("--detach needs an engine that goes on alone: launcher=slurm.")
     planned, summary = _launch(request, flags, None)
     if summary is None:
         return 0
     if flags.get("--json"):
         print(json.dumps({**vars(summary), "runs": str(planned.plan.runs_dir)}))
+    elif flags.get("--detach"):
+        print(f"{summary.queued} points in the queue; runs in {planned.plan.runs_dir}")
+        print(f"follow: hyperlaw status {' '.join(words)} [--wait]")
     else:
         print(_summary_line(summary))
         analyses = planned.request.config.sweep.analyses or ["lr"]
@@ -130,7 +175,10 @@ def _launch(request, flags: dict, name: str | None):
     from sweeps.launch import prepare_plan, run_plan
 
     as_json, dry_run = flags.get("--json"), bool(flags.get("--dry-run"))
-    report = (lambda line: print(line, file=sys.stderr)) if as_json else print
+
+    def report(line: str) -> None:
+        print(redact(line), file=sys.stderr if as_json else sys.stdout)
+
     planned = prepare_plan(request, dry_run, name, report, only_one=name == "train")
     if dry_run and as_json:
         print(json.dumps(planned.plan.to_dict()))
@@ -138,7 +186,7 @@ def _launch(request, flags: dict, name: str | None):
         report(planned.plan.render())
     for data in sorted(planned.book.provisional):
         report(f"data={data} is not prepared yet: ids are provisional, and whether its tokens suffice is not known")
-    return planned, None if dry_run else run_plan(planned)
+    return planned, None if dry_run else run_plan(planned, detach=bool(flags.get("--detach")))
 
 
 def _summary_line(summary) -> str:
@@ -157,19 +205,23 @@ def _status(run_dir) -> str:
 
 
 def status(words: list[str], flags: dict) -> int:
-    """What happened to the points of a sweep."""
+    """What happened to the points of a sweep, with --wait once nothing of it trains or is queued."""
     from harness.compose import compose
-    from sweeps.launch import prepare_plan
+    from sweeps.launch import follow_plan, prepare_plan
+    from sweeps.records import queued
     from sweeps.status import render_status
     from sweeps.status import status as read
 
     config_dir = flags.get("--config-dir")
     request = compose(_named("sweep", words, config_dir), "status", config_dir)
     planned = prepare_plan(request, dry_run=True, probe=False)
-    report = read(planned.plan.points, planned.plan.runs_dir, planned.plan.rates, planned.plan.workers,
-                  request.config.launcher.lease_seconds)  # fmt: skip
-    print(json.dumps(report) if flags.get("--json") else render_status(report))
-    return 0
+    plan, states = planned.plan, planned.plan.states
+    if flags.get("--wait"):
+        states = follow_plan(planned, lambda line: print(line, file=sys.stderr))
+    waiting = queued(planned.out)
+    report = read(plan.points, plan.runs_dir, plan.rates, plan.workers, states=states, queued=waiting)
+    print(json.dumps(report) if flags.get("--json") else redact(render_status(report)))
+    return int(bool(flags.get("--wait")) and any(state.left for state in states.values()))
 
 
 def _named(group: str, words: list[str], config_dir: str | None) -> list[str]:

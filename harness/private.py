@@ -24,6 +24,13 @@ def compiled_folder(cache: str | os.PathLike) -> Path:
     return private_folder(Path(cache) / private_name("inductor"))
 
 
+def keep_compiled_code() -> None:
+    """Before anything is compiled: PyTorch's own default, /tmp/torchinductor_USER, may have been made by somebody else."""
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        cache = os.environ.get("HYPERLAW_CACHE") or "~/.cache/hyperlaw"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder(Path(cache).expanduser().absolute()))
+
+
 def private_folder(path: str | os.PathLike) -> Path:
     """The folder `path`, made 0700 where it is absent. Raises UserError where it cannot be made, belongs to another user
     or may be written by others."""

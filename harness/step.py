@@ -14,6 +14,7 @@ from torch.func import functional_call, grad_and_value
 
 from harness.optimizer import adamw_
 from harness.point import Point
+from harness.private import keep_compiled_code
 from models.llama import Llama, group_of, init_weights, multipliers, token_loss
 from models.parameterization import Parameterization, rules, scales
 from models.shape import LlamaShape
@@ -130,4 +131,5 @@ def _compiled(function):
     # Set here: importing the compiler takes seconds, which eager runs need not wait for.
     torch._dynamo.config.recompile_limit = 4096
     torch._dynamo.config.accumulated_recompile_limit = 65536
+    keep_compiled_code()
     return torch.compile(function, fullgraph=True, dynamic=False)

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 LIMIT = 64 << 20  # of a JSON file; what it becomes in memory is some ten times that
-POINT_LIMIT = 1 << 20  # of a point.yaml
+POINT_LIMIT = 1 << 20  # of a point.yaml, or another YAML file
+MOST_NODES = 100_000  # of a config
 
 
 def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
@@ -56,6 +57,28 @@ def load_yaml(path: str | os.PathLike, limit: int = POINT_LIMIT) -> object:
         return yaml.load(read_bytes(path, limit).decode("utf-8"), Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, TypeError, AttributeError) as e:
         raise ValueError(f"{path} is no YAML that is read here ({type(e).__name__})") from None
+
+
+def check_yaml(path: str | os.PathLike, limit: int = POINT_LIMIT) -> None:
+    """Raises OSError, ValueError, yaml.YAMLError where a YAML file is none, too large, or would be with its aliases and
+    merge keys written out (a few lines can stand for billions)."""
+    text = read_bytes(path, limit).decode("utf-8")
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_NODES  # one that holds itself has no end
+            inside = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [n for pair in inside for n in pair] if isinstance(node, yaml.MappingNode) else inside
+            sizes[id(node)] = 1 + sum(size(n) for n in flat)
+        return sizes[id(node)]
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and size(root) > MOST_NODES:
+            raise ValueError(f"it stands for more than {MOST_NODES:,} values")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def no_link(folder: str | os.PathLike) -> None:
