@@ -75,6 +75,7 @@ def supervise(run: RunDirectory, runtime: Any, on_progress: Callable[[int, int, 
             run.status("out_of_memory", news["step"], reason)
             return "out_of_memory"
         micro_batch //= 2
+        print(f"{run.point.id}: out of memory at step {news['step']}, the micro-batch is now {micro_batch}", file=sys.stderr)
 
 
 def _stopped(run: RunDirectory) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.config import LauncherConfig
 from harness.point import Point
+from harness.supervisor import check_devices
 from sweeps.engines import check_launcher
 from sweeps.jobs import Job, compile_key
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
@@ -175,14 +176,16 @@ def make_plan(
     seconds. Raises UserError for a launcher setting that cannot be.
     """
     check_launcher(launcher)
-    states = read_states(points, runs_dir, launcher.lease_seconds)
+    states = read_states(points, runs_dir, launcher.lease_seconds, cache)
     kind = device_kind(device) if launcher.name == "local" or device != "auto" else "cuda" if launcher.gpus else "cpu"
     by_key: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if states[point.id].left:
+            check_devices(point, launcher.devices_per_point, launcher.parallel)
             by_key[compile_key(point, micro_batch)].append(point)
     if rates is None:
         needed = sorted({group[0].precision for group in by_key.values()})
+        probe = probe and launcher.name != "slurm"  # a login node tells nothing of the nodes, and is shared
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
     workers = worker_count(launcher, kind)
     if launcher.name == "slurm":

@@ -1,0 +1,252 @@
+"""Several processes for one point, two with Gloo on the CPU: the same curve and weights as one, whatever dies meanwhile."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from harness.checkpoint import checkpoints, read_checkpoint
+from harness.errors import UserError
+from harness.rundir import LostRun, read_status
+from harness.supervisor import RankError, check_devices
+from harness.train import train_point
+
+from .helpers import point, tiny
+
+STEPS = 100
+RUN = [f"tokens={STEPS * 64}", "validation.fractions=[0.5]", "optimizer.lr=1e-3", "model.depth=2"]
+# 17 states: a vocabulary that two ranks cannot halve.
+UNTIED = ["data.states=17", "model.tied=false", "model.qk_norm=true", "model.z_loss=1e-3", "parameterization=completep",
+          "parameterization.base_width=8"]  # fmt: skip
+LONG = ["tokens=960000", "data.epochs=100", "validation.fractions=[]", "optimizer.lr=1e-3"]  # nobody waits for their end
+LOSS, WEIGHTS = 1e-5, 1e-5  # as harness/parallel.py promises
+linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def setting(cache, *overrides, devices=2, parallel="ddp", **rest):
+    p, runtime = tiny(cache, *overrides)
+    for key, value in {"devices": devices, "parallel": parallel, "keep_weights": True, **rest}.items():
+        setattr(runtime, key, value)
+    return p, runtime
+
+
+@pytest.fixture(scope="module")
+def alone(cache, tmp_path_factory):
+    """Overrides -> run directory of the run on one device."""
+    found = {}
+
+    def build(*overrides):
+        if overrides not in found:
+            found[overrides] = tmp_path_factory.mktemp("alone")
+            assert train_point(*_run(cache, found[overrides], *overrides, devices=1)) == "done"
+        return found[overrides]
+
+    return build
+
+
+def _run(cache, run_dir, *overrides, **rest):
+    p, runtime = setting(cache, *overrides, **rest)
+    return p, run_dir, runtime
+
+
+def curve(run_dir):
+    return pd.read_parquet(run_dir / "curve.parquet")
+
+
+def result(run_dir):
+    return json.loads((run_dir / "result.json").read_text())
+
+
+def weights(run_dir):
+    return load_file(run_dir / "weights.safetensors")
+
+
+def assert_near(a, b):
+    """Loss curves, final losses and weights within the stated tolerance; everything else equal."""
+    pd.testing.assert_frame_equal(curve(a), curve(b), rtol=0, atol=LOSS, check_exact=False)
+    assert result(a)["loss"] == pytest.approx(result(b)["loss"], abs=LOSS)
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for k, w in ours.items():
+        np.testing.assert_allclose(w, theirs[k], rtol=0, atol=WEIGHTS, err_msg=k)
+
+
+def ranks(parent=None):
+    """rank -> pid of the rank processes of a supervisor."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if b"harness.rank" in words and int(fields[1]) == (parent or os.getpid()) and fields[0] != "Z":
+                found[int(words[words.index(b"harness.rank") + 1])] = int(path.name)
+    return found
+
+
+class Midway:
+    """still_mine, which is asked before each file, that acts once there is a checkpoint after 20 steps or more."""
+
+    def __init__(self, run_dir, act):
+        self.run_dir, self.act, self.reached = run_dir, act, False
+
+    def __call__(self):
+        newest = checkpoints(self.run_dir)[-1:]
+        if not self.reached and newest and int(newest[0].stem.split("-")[1]) >= 20:
+            self.reached = True
+            self.act()
+        return True
+
+
+class Once:
+    """on_progress that does something at the first progress after `step`."""
+
+    def __init__(self, step, act):
+        self.step, self.act, self.done = step, act, False
+
+    def __call__(self, step, steps, loss):
+        if step >= self.step and not self.done:
+            self.done = True
+            self.act()
+
+
+@pytest.mark.parametrize(
+    ("parallel", "overrides", "micro_batch"),
+    [("ddp", (), None), ("fsdp", (), 1), ("ddp", tuple(UNTIED), 1), ("fsdp", tuple(UNTIED), None)],
+    ids=["ddp", "fsdp accumulated", "ddp accumulated untied", "fsdp untied"],
+)
+def test_several_devices_train_as_one(cache, alone, tmp_path, parallel, overrides, micro_batch):
+    one = alone(*RUN, *overrides)
+    told = []
+    p, runtime = setting(cache, *RUN, *overrides, parallel=parallel, micro_batch=micro_batch)
+    assert train_point(p, tmp_path, runtime, lambda *a: told.append(a)) == "done"
+    assert_near(tmp_path, one)
+    assert told[-1][:2] == (STEPS, STEPS) and not checkpoints(tmp_path)
+    assert result(tmp_path)["micro_batch"] == (micro_batch or 2)
+    assert result(tmp_path)["numerics"]["worlds"] == [2] and result(tmp_path)["numerics"]["parallel"] == parallel
+    assert "worlds" not in result(one)["numerics"]
+
+
+@pytest.mark.parametrize("worlds", [(2, 1), (1, 2)])
+def test_a_checkpoint_goes_on_at_another_world_size(cache, alone, tmp_path, worlds):
+    p, runtime = setting(cache, *RUN, *UNTIED, parallel="fsdp", devices=worlds[0], checkpoint_seconds=0)
+    middle = Midway(tmp_path, lambda: None)
+    assert train_point(p, tmp_path, runtime, should_stop=lambda: middle.reached, still_mine=middle) == "stopped"
+    step = read_status(tmp_path)["step"]
+    assert 20 <= step < STEPS and read_checkpoint(tmp_path)[1]["step"] == step
+    runtime.devices = worlds[1]
+    assert train_point(p, tmp_path, runtime) == "done"
+    assert result(tmp_path)["numerics"]["worlds"] == list(worlds)
+    assert_near(tmp_path, alone(*RUN, *UNTIED))
+
+
+@linux
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_fails_the_attempt_and_the_next_ends_as_if_undisturbed(cache, tmp_path, rank):
+    p, runtime = setting(cache, *RUN, checkpoint_seconds=0)
+    if rank:
+        train_point(p, tmp_path / "whole", runtime)
+    run = tmp_path / "run"
+    with pytest.raises(RankError, match=f"rank {rank} died of SIGKILL"):
+        train_point(p, run, runtime, still_mine=Midway(run, lambda: os.kill(ranks()[rank], signal.SIGKILL)))
+    assert not ranks() and 20 <= read_checkpoint(run)[1]["step"] < STEPS
+    if rank:
+        assert train_point(p, run, runtime) == "done"
+        pd.testing.assert_frame_equal(curve(run), curve(tmp_path / "whole"), check_exact=True)
+        assert (run / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
+
+
+@linux
+def test_stop_ends_all_ranks_at_one_step_within_seconds(cache, tmp_path):
+    p, runtime = setting(cache, *LONG, parallel="fsdp")
+    begun = threading.Event()
+    asked = []
+
+    def stop():
+        if begun.is_set():
+            asked.append(time.monotonic())
+        return begun.is_set()
+
+    assert train_point(p, tmp_path, runtime, lambda *a: begun.set(), stop) == "stopped"
+    assert time.monotonic() - asked[0] < 20 and not ranks()  # seconds; a loaded machine takes longer
+    status = read_status(tmp_path)
+    tensors, facts, _ = read_checkpoint(tmp_path)
+    assert status["status"] == "pending" and 0 < facts["step"] == status["step"] < p.steps
+    assert len(tensors["log"]) == facts["step"] and np.isfinite(tensors["log"].numpy()).all()
+
+
+@linux
+def test_a_lost_run_is_written_to_no_more(cache, tmp_path):
+    p, runtime = setting(cache, *LONG, checkpoint_seconds=0)
+    mine = threading.Event()
+    mine.set()
+    with pytest.raises(LostRun):
+        train_point(p, tmp_path, runtime, lambda *a: mine.clear(), still_mine=mine.is_set)
+    assert not ranks() and read_status(tmp_path)["status"] == "running"
+
+
+@linux
+def test_ranks_leave_with_their_supervisor(cache, tmp_path):
+    import subprocess
+
+    p, runtime = setting(cache, *LONG)
+    spec = json.dumps([p.to_dict(), vars(runtime)])
+    script = ("import json, sys; from harness.point import Point; from harness.train import Runtime, train_point; "
+              "p, r = json.loads(sys.argv[1]); "
+              "train_point(Point.from_dict(p), sys.argv[2], Runtime(**r), lambda *a: print(*a, flush=True))")  # fmt: skip
+    command = [sys.executable, "-c", script, spec, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
+        supervisor.stdout.readline()
+        left = ranks(supervisor.pid)
+        supervisor.kill()
+    assert len(left) == 2
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() and b"harness.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()
+              for pid in left.values()):  # fmt: skip
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@linux
+def test_no_memory_on_one_rank_halves_the_micro_batch(cache, tmp_path):
+    """Attention scores of 8 sequences take 128 MiB, too large for the allocator to keep; rank 1 gets no more than it has."""
+    shape = ["model.width=32", "model.head_dim=2", "model.context=256", "batch_size=16", "tokens=81920",
+             "data.tokens=200000", "optimizer.lr=1e-3", "validation.fractions=[]"]  # fmt: skip
+    p, runtime = setting(cache, *shape)
+
+    def starve():
+        pid = ranks()[1]
+        size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+
+    assert train_point(p, tmp_path / "run", runtime, Once(1, starve)) == "done"
+    assert result(tmp_path / "run")["micro_batch"] == 4
+
+
+def test_a_diverging_run_ends_alike_on_all_ranks(cache, alone, tmp_path):
+    hot = ["tokens=6400", "optimizer.lr=30", "optimizer.clip=null", "schedule.warmup=0"]
+    p, runtime = setting(cache, *hot, parallel="fsdp")
+    assert train_point(p, tmp_path, runtime) == "diverged"
+    assert read_status(tmp_path)["reason"]["type"] in ("non_finite", "exploded")
+
+
+def test_devices_share_batches_evenly():
+    check_devices(point("batch_size=6"), 3, "fsdp")
+    with pytest.raises(UserError, match="devices_per_point=4 must divide batch_size=6"):
+        check_devices(point("batch_size=6"), 4, "ddp")
+    with pytest.raises(UserError, match="parallel=zero is not one of ddp, fsdp"):
+        check_devices(point(), 2, "zero")
