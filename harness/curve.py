@@ -22,7 +22,7 @@ def curve_columns(point: Point, log: np.ndarray, validation: list[tuple[int, flo
     measured = dict(validation)
     marks = {max(1, round(i * steps / points)) for i in range(1, points + 1)} if points < steps else range(1, steps + 1)
     rows = sorted({s for s in {*marks, *measured} if s <= done} | ({done} if done else set()))
-    starts = [0, *rows[:-1]]
+    starts = [0, *rows][: len(rows)]  # a run stopped before its first step has no row
     loss = np.concatenate([[0.0], np.cumsum(log[:, 0], dtype=np.float64)])
     lr = point.adjusted[0] * shares(point.schedule, steps)
     return {
