@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.canonical import canonical, rename
-from analysis.columns import CANONICAL, IDENTIFIERS, STATUSES
+from analysis.columns import CANONICAL, IDENTIFIERS, NUMBERS, STATUSES
 from analysis.errors import UserError
 from analysis.sealed import damage
 from analysis.untrusted import ERRORS, plain, read_parquet
@@ -143,6 +143,8 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
     columns = point.get("columns") if isinstance(point, dict) else None
     if not isinstance(columns, dict):
         return None, [f"run {name}: point.yaml {fault or 'has no columns'}"]
+    if odd := next((k for k in NUMBERS if columns.get(k) is not None and not _is_number(columns[k])), None):
+        return None, [f"run {name}: point.yaml: {odd} is not a number"]
     row = {str(key): plain(value) for key, value in columns.items() if not isinstance(value, dict | list)}
     row["run_id"] = UNSEEN.sub("?", str(row.get("run_id") or point.get("id") or name))[:200]
     faults = []

@@ -42,7 +42,8 @@ def read_checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict, list[
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoint files, oldest first."""
-    return sorted((Path(run_dir) / FOLDER).glob("step-*.safetensors"))
+    found = (Path(run_dir) / FOLDER).glob("step-*.safetensors")
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())  # no pipe is waited for
 
 
 def drop_checkpoints(run_dir: Path) -> None:
@@ -58,7 +59,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
             tensors = {name: f.get_tensor(name) for name in f.keys()}
         text = metadata["facts"]
         return (tensors, json.loads(text)) if metadata["digest"] == _digest(tensors, text) else None
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):  # a RecursionError is one of these
         return None
 
 

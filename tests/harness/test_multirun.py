@@ -1,0 +1,98 @@
+"""Hydra's own multirun ends in the run directories of `hyperlaw sweep`, and bad requests in a line.
+
+Beside Hydra's basic launcher, which is always there, this tests every launcher plugin that is installed (a parameter each):
+`pip install hydra-joblib-launcher hydra-submitit-launcher` adds two.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "data=markov data.states=16 data.tokens=200000 data.epochs=100 model.depth=1 model.context=32 "
+    "batch_size=4 tokens=4096 validation.tokens=512 precision=fp32 launcher.compile=never device=cpu"
+).split()
+PLUGINS = {"joblib": ("hydra_joblib_launcher", "hydra.launcher.n_jobs=2"),
+           "submitit_local": ("hydra_submitit_launcher", "hydra.launcher.timeout_min=5")}  # fmt: skip
+
+
+def installed(package):
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+LAUNCHERS = ["basic", *(name for name, (package, _) in PLUGINS.items() if installed(package))]
+
+
+def command(folder, module, *words):
+    env = {**os.environ, "HYPERLAW_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run([sys.executable, "-m", module, *words], cwd=folder, env=env, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+
+
+def results(folder, name):
+    """{run id: result} of the runs of an output folder, with their attempts."""
+    runs = folder / "out" / name / "runs"
+    return {run.name: (json.loads((run / "result.json").read_text())["loss"], len(list(run.glob("attempts/*.json"))))
+            for run in runs.iterdir()}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_same_runs_as_the_sweep(tmp_path, launcher):
+    chosen = [f"hydra/launcher={launcher}", PLUGINS[launcher][1]] if launcher != "basic" else []
+    done = command(tmp_path, "harness.train", "-m", *chosen, *TINY, "model.width=16", "optimizer.lr=geom(1e-3,2e-3,2)")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = results(tmp_path, "train")
+    assert len(first) == 2
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    (tmp_path / "mine" / "sweep" / "mine.yaml").write_text("# @package _global_\nsweep: {name: mine}\n")
+    axes = ["model.width=16", "optimizer.lr=1e-3,2e-3"]
+    sweep = ["sweep", "sweep=mine", "--config-dir", "mine", *TINY, *axes, "out=out/train"]
+    again = command(tmp_path, "harness.cli", *sweep)
+    assert again.returncode == 0 and results(tmp_path, "train") == first  # found done: the same ids
+    anew = command(tmp_path, "harness.cli", *sweep[:-1], "out=out/mine")
+    assert anew.returncode == 0 and results(tmp_path, "mine") == first  # and the same losses
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine", "out"]  # nothing of Hydra's own
+    (place,) = (tmp_path / "cache").glob("hydra-*")
+    assert place.stat().st_mode & 0o077 == 0
+
+
+def test_without_m_one_point_is_trained_and_a_diverged_one_is_a_loss_for_sweepers(tmp_path):
+    done = command(tmp_path, "harness.train", *TINY, "model.width=16", "seed=1")
+    assert done.returncode == 0 and "validation loss" in done.stdout, done.stderr
+    far = ["model.width=16", "optimizer.lr=1e9", "optimizer.clip=null", "out=out/far"]
+    diverged = command(tmp_path, "harness.train", "-m", *TINY, *far)
+    assert diverged.returncode == 0 and "diverged, run in" in diverged.stdout, diverged.stdout + diverged.stderr
+
+
+@pytest.mark.parametrize("words, said", [
+    (["model.widht=16,32"], "Did you mean model.width?"),
+    (["model.width=16,abc"], "model.width"),
+    (["model.width=16,24"], "model.head_dim=16 must divide model.width=24"),
+    (["optimizer.lr="], "optimizer.lr"),
+    (["sweep=lr_width"], "hyperlaw sweep sweep=lr_width"),
+    (["launcher=slurm"], "hydra/launcher="),
+    (["--experimental-rerun", "x.pickle"], "no such flag"),
+    (["cache=/dev/null/x"], "cache="),
+])  # fmt: skip
+def test_a_wrong_request_is_a_line(tmp_path, monkeypatch, capsys, words, said):
+    from harness.multirun import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYPERLAW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # which main() wraps
+    before = sys.argv
+    words = words if "model.width" in words[0] else ["model.width=16", *words]
+    assert main(["-m", *TINY, *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and len(error.splitlines()) <= 2 and "Traceback" not in error
+    assert sys.argv is before and list(tmp_path.iterdir()) == []
