@@ -60,7 +60,7 @@ def test_a_run_directory_says_it_all(cache, tmp_path):
     assert not checkpoints(tmp_path) and told[-1][:2] == (STEPS, STEPS)
 
 
-@pytest.mark.parametrize("stops", [[1], [17], [15], [30, 12, 5], [59]])
+@pytest.mark.parametrize("stops", [[0], [1], [17], [15], [30, 12, 5], [59]])
 def test_a_stopped_run_goes_on_bit_for_bit(cache, tmp_path, stops):
     p, runtime = tiny(cache, *RUN, "precision=bf16")
     train_point(p, tmp_path / "whole", runtime)
