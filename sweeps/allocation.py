@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -52,6 +53,7 @@ class Signals:
     def __init__(self):
         self.number: int | None = None
         self.launch: LocalLaunch | None = None
+        self.say = sys.stderr.write
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._hear)
         # Some clusters signal every process of the allocation. Processes started from here inherit the mask, so that
@@ -59,8 +61,8 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def attach(self, launch: LocalLaunch) -> None:
-        self.launch = launch
+    def attach(self, launch: LocalLaunch, say: Callable[[str], object]) -> None:
+        self.launch, self.say = launch, say
         if self.number:
             launch.stop(self.number)
 
@@ -69,6 +71,8 @@ class Signals:
 
     def _hear(self, number: int, _frame=None) -> None:
         first = self.number is None
+        if first:
+            self.say(f"{signal.Signals(number).name}: points checkpoint\n")
         if first or number != signal.SIGUSR2:
             self.number = number
         if first and self.launch:
@@ -99,8 +103,10 @@ def train_share(spec_path: str, index: int) -> None:
     spec = read_json(spec_path)
     if spec is None:
         sys.exit(f"{spec_path} is gone or damaged: run the sweep command again")
-    job, restarts = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-    settings = _settings(Settings.from_dict(spec["settings"]), restarts)
+    job, restarts = _job(), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    settings = Settings.from_dict(spec["settings"])
+    # Each start of each element has a folder of logs of its own.
+    settings = replace(settings, logs=settings.logs / f"slurm-{job}{f'-{restarts}' if restarts else ''}")
     settings.logs.mkdir(parents=True, exist_ok=True)
     with open(settings.logs / "launcher.log", "a") as log:
         say = Tee(sys.stderr, log)
@@ -109,24 +115,23 @@ def train_share(spec_path: str, index: int) -> None:
         before = _states(spec["shares"][index], settings)
         jobs = _to_do(spec, index, settings, before, restarts, say)
         launch = LocalLaunch(Part(tuple(jobs)), settings, Display(say))
-        signals.attach(launch)
+        signals.attach(launch, say.write)
         summary = launch.run(None)
         after = _states(spec["shares"][index], settings)
         if signals.number == signal.SIGUSR2 and any(state.left for state in after.values()):
             _requeue(job, restarts, before, after, say)
         elif signals.number:
-            say.write(f"{signal.Signals(signals.number).name}: {summary.left} points left, checkpointed\n")
+            say.write(f"{summary.left} points left, checkpointed\n")
         elif summary.left:
             sys.exit(f"{summary.left} points could not be trained here")
     os._exit(0)  # past submitit's result file, which nobody reads, and which a KILL now would leave in halves
 
 
-def _settings(settings: Settings, restarts: int) -> Settings:
-    """Each start of each element has a folder of logs of its own."""
-    e = os.environ
-    array = e.get("SLURM_ARRAY_JOB_ID")
-    name = f"{array}_{e['SLURM_ARRAY_TASK_ID']}" if array else e.get("SLURM_JOB_ID", "0")
-    return replace(settings, logs=settings.logs / f"slurm-{name}{f'-{restarts}' if restarts else ''}")
+def _job() -> str:
+    """This element: 123_4, or 123 where there is no array. Not SLURM_JOB_ID: one element of an array has the array's own,
+    and what is done to that is done to all."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _to_do(spec: dict, index: int, settings: Settings, states: dict[str, RunState], restarts: int,

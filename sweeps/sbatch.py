@@ -79,7 +79,8 @@ def parameters(settings: Settings) -> dict:
     """For submitit's SlurmExecutor.update_parameters; job_name, array_parallelism and dependency are the caller's."""
     given = settings.engine
     cpus = given["cpus"] or settings.workers * settings.threads * settings.devices_per_point
-    extra = {str(k).strip("-").replace("_", "-"): v for k, v in given["sbatch"].items() if v not in (None, False)}
+    extra = {str(k).strip("-").replace("_", "-"): v for k, v in given["sbatch"].items()
+             if v is not None and v is not False}  # fmt: skip
     typed = any(flag in extra for flag in GPU_FLAGS)
     memory = str(given["memory"]).upper().rstrip("B") if given["memory"] is not None else None
     return {

@@ -1,0 +1,141 @@
+"""What the Slurm launcher does that needs no Slurm: packing, what sbatch is asked for, records, signals' bookkeeping."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from harness.config import Config, LauncherConfig
+from harness.errors import UserError
+from sweeps import squeue
+from sweeps.allocation import gave_up, read_job
+from sweeps.engines import engine_settings
+from sweeps.jobs import Job, Settings
+from sweeps.records import Array, Record, live, new_id, queued, read_records
+from sweeps.sbatch import check_request, check_values, minutes, parameters
+from sweeps.squeue import Entry
+from sweeps.status import RunState
+from sweeps.submit import job_dict, pack
+
+
+def job(name, seconds=1.0, key="a", needs=(), points=1):
+    return Job(name, (None,) * points, key, False, seconds, tuple(needs))
+
+
+def names(shares):
+    return [[j.id for j in share.jobs] for share in shares]
+
+
+def config(device="auto", **launcher):
+    return replace(Config(), device=device, launcher=LauncherConfig(name="slurm", **launcher))
+
+
+def settings(tmp_path, **launcher):
+    engine = engine_settings(LauncherConfig(name="slurm", **launcher))
+    return Settings(tmp_path / "runs", tmp_path / "cache", tmp_path / "out/logs", {}, workers=2, threads=3, engine=engine)
+
+
+def test_shares_hold_one_shape_longest_first_and_are_even():
+    jobs = [job("s1", 1, "small"), job("b1", 9, "big"), job("s2", 2, "small"), job("b2", 8, "big"), job("s3", 3, "small")]
+    assert names(pack(jobs, 3)) == [["b1", "b2", "s3"], ["s2", "s1"]]
+    assert names(pack(jobs, 1)) == [["b1"], ["b2"], ["s3"], ["s2"], ["s1"]]
+    assert [len(n) for n in names(pack([job(str(i)) for i in range(17)], 8))] == [6, 6, 5]
+    assert names(pack([job("trunk", points=9), job("x")], 8)) == [["trunk"], ["x"]]
+
+
+def test_what_needs_others_is_packed_apart_by_what_it_needs():
+    needs = {"t1": (), "t2": (), "a": ["t1"], "b": ["t2"], "c": ["t1"], "d": ["a"]}
+    shares = pack([job(name, needs=needed) for name, needed in needs.items()], 8)
+    assert names(shares) == [["t1", "t2"], ["a", "c"], ["b"], ["d"]]
+    assert [share.level for share in shares] == [0, 1, 1, 2] and shares[1].needs == {"t1"}
+    assert pack([job("a", needs=["done before"])], 8)[0].level == 0
+
+
+@pytest.mark.parametrize("limit, expected", [("30", 30), ("4:00:00", 240), ("1-0", 1440), ("1-12:30", 2190), ("90:30", 91),
+                                             ("0:30", 1), ("2-01:00:00", 2940)])  # fmt: skip
+def test_time_limits(limit, expected):
+    assert minutes(limit) == expected
+
+
+@pytest.mark.parametrize("wrong, say", [
+    (config(time="soon"), "launcher.time=soon is no time limit"),
+    (config(time="0"), "must be positive"),
+    (config(time="1", signal_seconds=60), "launcher.signal_seconds=60 is not below launcher.time=1"),
+    (config(memory="lots"), "launcher.memory=lots is no size"),
+    (config("cuda"), "device=cuda with launcher.gpus=0"),
+    (config("cpu", gpus=1), "device=cpu with launcher.gpus=1"),
+    (config(gpus=1, devices_per_point=2), "launcher.devices_per_point=2 is more than launcher.gpus=1"),
+    (config(sbatch={"partition": "x"}), "launcher.sbatch.partition: this has a key of its own, launcher.partition"),
+    (config(sbatch={"cpus_per_task": 3}), "launcher.sbatch.cpus_per_task: this has a key of its own, launcher.cpus"),
+    (config(sbatch={"job-name": "x"}), "launcher.sbatch.job-name cannot be set"),
+    (config(sbatch={"comment": "a\n#SBATCH --x"}), "must be one value"),
+    (config(setup=["a\nb"]), "launcher.setup is a list of lines"),
+])  # fmt: skip
+def test_wrong_values_are_told_in_one_line(wrong, say):
+    with pytest.raises(UserError) as said:
+        check_values(wrong)
+    assert say in str(said.value) and "\n" not in str(said.value)
+
+
+def test_without_slurm_or_submitit(monkeypatch):
+    monkeypatch.setattr(squeue.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match="sbatch is not here"):
+        check_request(config())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'hyperlaw\[slurm\]'"):
+        check_request(config())
+
+
+def test_what_sbatch_is_asked_for(tmp_path):
+    asked = parameters(settings(tmp_path))
+    assert asked["cpus_per_task"] == 6 and asked["srun_args"] == ["--cpus-per-task=6"]
+    assert asked["time"] is None and asked["wckey"] is None and asked["gpus_per_node"] is None
+    given = {"gpus": 2, "cpus": 8, "time": "1:00:00", "memory": "16gb", "sbatch": {"mem_per_cpu": None, "nice": 0}}
+    asked = parameters(settings(tmp_path, **given))
+    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"], asked["mem"]) == (2, 8, 60, "16G")
+    assert asked["additional_parameters"] == {"requeue": True, "nice": 0}
+    assert parameters(settings(tmp_path, gpus=2, sbatch={"gres": "gpu:h100:2"}))["gpus_per_node"] is None
+
+
+def record(**changes):
+    arrays = [Array("mine-x-0", [["r1", "r2"], ["r3"]], "7"), Array("mine-x-1", [["r4"]], "9")]
+    return replace(Record(new_id(), "ada", "login", "2026-01-01 00:00:00 UTC", "/scratch", arrays, {"r1": 2}), **changes)
+
+
+def test_records_are_read_back_and_damaged_ones_passed_over(tmp_path):
+    first = record()
+    first.write(tmp_path)
+    assert read_records(tmp_path) == [first]
+    for name, text in (("a", "{"), ("b", "[]"), ("c", json.dumps({"format": 9})),
+                       ("d", json.dumps({"format": 1, "engine": "slurm", "arrays": [{"name": 3}]}))):  # fmt: skip
+        (tmp_path / "launches" / f"{name}.json").write_text(text)
+    assert read_records(tmp_path) == [first]
+
+
+def test_an_id_that_another_cluster_used_before_is_nobodys(tmp_path):
+    mine, other = Entry("7_1", "mine-x-0", "PENDING", "Priority"), Entry("7_0", "else", "RUNNING", "None")
+    found = [(array.name, index) for _, array, index, _ in live([record()], [mine, other])]
+    assert found == [("mine-x-0", 1)]
+
+
+def test_queued_tells_where_and_why(tmp_path, monkeypatch):
+    record().write(tmp_path)
+    entries = [Entry("7_1", "mine-x-0", "PENDING", "Priority"), Entry("9", "mine-x-1", "RUNNING", "None")]
+    monkeypatch.setattr(squeue, "here", lambda: True)
+    monkeypatch.setattr(squeue, "queue", lambda users: entries)
+    assert queued(tmp_path) == {"r3": "waits in Slurm job 7_1 (Priority)", "r4": "Slurm job 9 (running)"}
+    monkeypatch.setattr(squeue, "queue", lambda users: None)
+    assert queued(tmp_path)["r1"] == "submitted to Slurm by ada at 2026-01-01 00:00:00 UTC; squeue does not answer"
+    assert queued(tmp_path / "nothing") == {}
+
+
+def test_jobs_travel_as_json(tiny):
+    points, _ = tiny("seed=0")
+    one = Job("x", tuple(points), "k", True, 3.5, ("t",))
+    assert read_job(json.loads(json.dumps(job_dict(one)))) == one
+
+
+def test_a_failure_counts_only_if_it_came_after_the_submission():
+    failed = RunState("r", "failed", attempt=2)
+    assert gave_up(failed, {"r": 1}) and gave_up(failed, {}) and not gave_up(failed, {"r": 2})
+    assert not gave_up(RunState("r", "done", attempt=2), {})
