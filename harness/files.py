@@ -30,7 +30,7 @@ def write_atomic(path: str | os.PathLike, data: bytes, scratch: Path | None = No
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):
-            e.filename, e.filename2 = str(path), None  # what could not be written, not by which way
+            e.filename = str(path)  # what could not be written, not by which way
         raise
 
 

@@ -21,7 +21,7 @@ def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is no plain file")
-        content = f.read(limit + 1) if found.st_size <= limit else b""
+        content = f.read(found.st_size + 1) if found.st_size <= limit else b""  # not a buffer of `limit` bytes
     if found.st_size > limit or len(content) > limit:
         raise ValueError(f"{path} is larger than {limit:,} bytes")
     return content

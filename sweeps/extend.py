@@ -8,6 +8,7 @@ At most `sweep.extend_rounds` rounds; what was added is in `<out>/extension.json
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from statistics import fmean
 
 from harness.errors import UserError
 from harness.files import read_json, write_json
-from harness.rundir import finished
+from harness.rundir import digest, finished
 from sweeps.expand import Facts, Member, resolve_member
 from sweeps.plan import Plan, make_plan
 
@@ -56,7 +57,7 @@ def extension(planned, cache: Path) -> Callable[[], Plan | None]:
             return _plan(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
         rounds.append(entries)
         members.extend(added)
-        write_json(path, {"rounds": rounds})
+        write_json(path, {"rounds": rounds, "seal": _seal(rounds)})
         number = _rounds_of(rounds, members)
         return _plan(planned, added, cache, (f"grid extended, round {number} of at most {most}:", *lines))
 
@@ -91,9 +92,19 @@ def _rounds_of(rounds: list[list[dict]], members: list[Member]) -> int:
 
 
 def read_rounds(path: Path) -> list[list[dict]]:
-    """What was added so far, round by round: {"like": run id, "key", "value", "run_id"}."""
-    rounds = (read_json(path) or {}).get("rounds")
-    return rounds if isinstance(rounds, list) else []
+    """What was added so far, round by round: {"like": run id, "key", "value", "run_id"}; nothing where the file is
+    damaged: the results lead to the same rounds again."""
+    return [] if damaged(path) else (read_json(path) or {}).get("rounds", [])
+
+
+def damaged(path: Path) -> bool:
+    """Whether the file is there, and not what was written."""
+    said = read_json(path)
+    return path.exists() if said is None else said.get("seal") != _seal(said.get("rounds"))
+
+
+def _seal(rounds: object) -> str:
+    return digest(json.dumps(rounds).encode())
 
 
 def next_round(

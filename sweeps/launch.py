@@ -24,7 +24,7 @@ from harness.private import compiled_folder
 from sweeps.engines import check_engine, check_launcher, engine, engine_settings
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
-from sweeps.extend import extended_members, extension, target_keys
+from sweeps.extend import damaged, extended_members, extension, target_keys
 from sweeps.follow import follow
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
@@ -80,6 +80,8 @@ def prepare_plan(
         book = DataBook(cache, prepare=True, report=report)
         members = expand_members(request, book)
     if config.sweep.extend:
+        if damaged(out / EXTENSION):
+            report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
         members = extended_members(request, members, out / EXTENSION, book)
     plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
                      config.micro_batch, name, probe=probe)  # fmt: skip

@@ -1,4 +1,5 @@
-"""`python launch_script.py SPEC.json`: a launch in a process of its own, to be killed. SPEC: points, settings."""
+"""`python launch_script.py SPEC.json`: a launch in a process of its own, to be killed. SPEC: points, settings,
+compile."""
 
 import json
 import sys
@@ -15,7 +16,7 @@ if __name__ == "__main__":
     paths = {k: Path(spec["settings"].pop(k)) for k in ("runs_dir", "cache", "logs")}
     settings = Settings(**paths, **spec["settings"])
     points = [Point.from_dict(p) for p in spec["points"]]
-    launcher = LauncherConfig(compile="never", workers=settings.workers, lease_seconds=settings.lease_seconds)
+    launcher = LauncherConfig(compile=spec["compile"], workers=settings.workers, lease_seconds=settings.lease_seconds)
     plan = make_plan(points, settings.runs_dir, launcher, settings.cache, "cpu", probe=False)
     summary = run(plan, settings)
     print(json.dumps(vars(summary)))

@@ -1,21 +1,17 @@
 """kill -9 at 20 random moments of a small sweep; finished after the last, it equals an undisturbed one bit for bit."""
 
 import contextlib
-import json
 import os
 import random
 import signal
 import time
 
-import pandas as pd
-
-from analysis.table import read_runs
 from harness.rundir import read_status
 from sweeps.lease import newest_attempt
 
+from ..launches import assert_same_runs
+
 KILLS, SEED = 20, 8
-# What may differ: how long it took, and how many attempts it took.
-TIMES = ("device_seconds", "compile_seconds", "runtime")
 
 
 def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
@@ -29,14 +25,7 @@ def test_twenty_kills_change_nothing(tiny, launch, background, tmp_path):
     assert resumed >= 8  # kills after which a point goes on from a checkpoint
     calm, killed = tmp_path / "undisturbed/runs", tmp_path / "killed/runs"
     assert len(list(killed.glob("*/attempts/*.json"))) >= len(points) + 10  # kills that met a point in training
-    for point in points:
-        a, b = calm / point.id, killed / point.id
-        assert (a / "curve.parquet").read_bytes() == (b / "curve.parquet").read_bytes()
-        assert (a / "point.yaml").read_bytes() == (b / "point.yaml").read_bytes()
-        assert result(a) == result(b)
-        assert not list(b.glob("checkpoints/*.safetensors")) and not list(b.rglob("*.tmp"))
-    tables = [read_runs(runs).drop(columns=["device_seconds"]).sort_values("run_id") for runs in (calm, killed)]
-    pd.testing.assert_frame_equal(*(t.reset_index(drop=True) for t in tables), check_exact=True)
+    assert_same_runs(calm, killed)
 
 
 def kill_and_finish(points, background):
@@ -85,7 +74,3 @@ def kill_and_finish(points, background):
     out, err = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, err
     return kinds, resumed
-
-
-def result(run_dir):
-    return {k: v for k, v in json.loads((run_dir / "result.json").read_text()).items() if k not in TIMES}
