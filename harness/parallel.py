@@ -190,7 +190,7 @@ class _Sharded:
         return self.group.sum(squared_norm(grads)).sqrt()
 
     def rest(self) -> None:
-        self.module.reshard()
+        self.module.reshard()  # else the root's parameters stay whole, and in memory, until the next backward
 
 
 def _fill_buffers(model: Llama, point: Point) -> None:

@@ -22,6 +22,7 @@ import traceback
 from pathlib import Path
 
 from harness.point import Point
+from harness.redact import redacted
 from harness.rundir import LostRun, RunDirectory
 
 
@@ -74,6 +75,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     wire = Wire()
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
     try:
         wire.tell(**_train(wire))
     except LostRun as e:

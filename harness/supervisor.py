@@ -208,4 +208,5 @@ def _error(rank: int, message: dict) -> Exception:
     if code >= 0:
         return RankError(f"rank {rank} left with exit status {code}")
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return RankError(f"rank {rank} died of {name}")
+    hint = " (out of memory, or killed by hand)" if name == "SIGKILL" else ""
+    return RankError(f"rank {rank} died of {name}{hint}")

@@ -127,6 +127,7 @@ class _Training:
         self.point, self.run, self.runtime, self.micro_batch = point, run, runtime, micro_batch
         self.on_progress, self.should_stop = on_progress, should_stop
         self.step, self.seconds, self.compile_seconds = 0, 0.0, 0.0
+        self.device_seconds = 0.0  # seconds on each device, summed
         self.validation: list[tuple[int, float]] = []  # (steps done, loss)
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
                          "precision": point.precision, "torch": torch.__version__}  # fmt: skip
@@ -149,6 +150,7 @@ class _Training:
                     f"Resume it there, or delete {self.run.path} to begin anew."
                 )
             self.step, self.seconds = facts["step"], facts["seconds"]
+            self.device_seconds = facts.get("device_seconds", self.seconds)
             self.micro_batch = min(self.micro_batch, facts["micro_batch"])
         elif checkpoints(self.run.path):
             print(f"{point.id}: no checkpoint is whole, training begins anew", file=sys.stderr)
@@ -195,7 +197,8 @@ class _Training:
             return
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch}
+        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
+                 "device_seconds": self.device_seconds}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
         self._write_curve(self.step)
 
@@ -299,6 +302,7 @@ class _Training:
     def _clock(self) -> float:
         """Add the time since the last call to the seconds of this run."""
         now = time.perf_counter()
+        self.device_seconds += (now - self._mark) * self.group.world
         self.seconds, self._mark = self.seconds + now - self._mark, now
         return now
 
@@ -366,7 +370,7 @@ class _Training:
                 "train_loss": train_loss,
                 "tokens": step * self.point.batch_tokens,
                 "flops": self.point.flops * step // self.point.steps,
-                "device_seconds": self.seconds,
+                "device_seconds": self.device_seconds,
                 "compile_seconds": self.compile_seconds,
                 "micro_batch": min(self.micro_batch, self.point.batch_size // self.group.world),
                 "entropy_rate": _entropy_rate(self.runtime.corpus_dir),

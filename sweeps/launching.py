@@ -175,7 +175,8 @@ class Launch:
         status = message["status"]
         if status in FINISHED:
             if message["trained"]:
-                self._work(job).busy += message.get("device_seconds", spent)
+                devices = self.settings.devices_per_point
+                self._work(job).busy += message.get("device_seconds", spent * devices) / devices
                 self._learn(job, message)
             self._count(job, status, message.get("reason"))
         elif status == "busy":
