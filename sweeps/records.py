@@ -10,8 +10,8 @@ its arrays are submitted ("job" null), so that not even kill -9 between the two 
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import secrets
 import socket
 import time
@@ -67,9 +67,10 @@ def new_id() -> str:
 
 
 def user_name() -> str:
+    """As Slurm sees it, whatever $USER says; a number that has no name, which squeue takes too."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
         return str(os.geteuid())
 
 

@@ -15,7 +15,7 @@ from sweeps.jobs import Settings
 OWN = {"partition": "partition", "account": "account", "qos": "qos", "time": "time", "cpus-per-task": "cpus",
        "mem": "memory", "gpus": "gpus", "signal": "signal_seconds", "array": "max_running"}  # fmt: skip
 OURS = ("job-name", "output", "error", "open-mode", "requeue", "no-requeue", "dependency", "nodes", "ntasks",
-        "ntasks-per-node", "wrap", "parsable")  # fmt: skip
+        "ntasks-per-node", "wrap", "parsable", "clusters")  # fmt: skip
 GPU_FLAGS = ("gres", "gpus-per-node", "gpus-per-task", "tres-per-node")  # a kind of GPU: they replace ours
 
 

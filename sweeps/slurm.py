@@ -169,6 +169,9 @@ class SlurmLaunch(Launch):
         """All is submitted."""
         begun = time.monotonic()
         self.assign()
+        if self.summary.signal:
+            self.leave()
+            self.elements.clear()
         self.summary.queued = sum(len(e.jobs) for e in self.elements.values())
         self.summary.left, self.summary.seconds = len(self.waiting), time.monotonic() - begun
         return self.summary

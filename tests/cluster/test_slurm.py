@@ -168,11 +168,19 @@ def test_near_its_time_limit_it_checkpoints_and_goes_on_in_the_next(slurm, sweep
 
 
 def test_a_dead_node_whose_job_runs_on_changes_nothing(slurm, sweeps, slow):
+    """One orphan trains on while its replacement waits; one hangs, is replaced, and wakes up later."""
     sweeps.define(tokens=SLOW, **POINTS)
-    launcher = sweeps.start("sweep", ONE)
-    sweeps.training(2)
+    launcher = sweeps.start("sweep", ONE, "launcher.lease_seconds=4")
+    hangs, _ = sweeps.training(2)
+    orphan = newest_attempt(hangs).pid
+    os.kill(orphan, signal.SIGSTOP)
+    assert {row["node"] for row in slurm.squeue()} == {"n1"}
     slurm.kill_node("n1")
+    wait_for(lambda: newest_attempt(hangs).number == 2, 120)
+    os.kill(orphan, signal.SIGCONT)
     sweeps.end(launcher)
+    assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [1, 2]
+    wait_for(lambda: not os.path.exists(f"/proc/{orphan}"))
     assert results(sweeps.folder / "out/runs") == slow
 
 
