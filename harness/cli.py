@@ -4,6 +4,7 @@ Exit status: 0 done (a diverged point is a result), 1 some points failed, 2 the 
 """
 
 import json
+import shlex
 import sys
 
 from harness.errors import plain_os_error
@@ -153,7 +154,8 @@ def sweep(words: list[str], flags: dict) -> int:
         if flags.get("--wait"):
             raise UserError("--detach and --wait contradict each other: waiting is what `sweep` does.")
         if request.config.launcher.name != "slurm":
-            raise UserError("--detach needs an engine that goes on alone: launcher=slurm.")
+            raise UserError("--detach needs an engine that goes on alone: launcher=slurm. On a Ray cluster:\n"
+                            "ray job submit --no-wait -- hyperlaw sweep ... launcher=ray launcher.address=auto")  # fmt: skip
     planned, summary = _launch(request, flags, None)
     if summary is None:
         return 0
@@ -161,7 +163,8 @@ def sweep(words: list[str], flags: dict) -> int:
         print(json.dumps({**vars(summary), "runs": str(planned.plan.runs_dir)}))
     elif flags.get("--detach"):
         print(f"{summary.queued} points in the queue; runs in {planned.plan.runs_dir}")
-        print(f"follow: hyperlaw status {' '.join(words)} [--wait]")
+        own = ["--config-dir", config_dir] if config_dir else []
+        print(f"follow: hyperlaw status {shlex.join([*words, *own])} [--wait]")
     else:
         print(_summary_line(summary))
         analyses = planned.request.config.sweep.analyses or ["lr"]

@@ -133,7 +133,7 @@ class LauncherConfig:
     compile: str = "auto"  # auto | always | never
     lease_seconds: float = 60.0
     # slurm and ray
-    gpus: int = 0  # slurm: of each allocation; ray: of the private cluster, null as found
+    gpus: int = 0  # slurm: of each allocation; ray: of the private cluster, 0 as found
     cpus: int | None = None  # slurm: of each allocation; ray: of the private cluster
     # slurm
     points_per_job: int = 8  # points that share one allocation
@@ -147,7 +147,7 @@ class LauncherConfig:
     setup: list[str] = field(default_factory=list)  # shell lines before Python
     sbatch: dict[str, Any] = field(default_factory=dict)  # further parameters of sbatch: {constraint: h100}
     # ray
-    address: str | None = None  # of a cluster (auto, HOST:PORT, ray://HOST:PORT); null: a private one on this machine
+    address: str | None = None  # of a cluster (auto, HOST:PORT); null: a private one on this machine
 
 
 @dataclass

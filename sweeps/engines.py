@@ -26,9 +26,14 @@ def engine(name: str):
     return import_module(MODULES[name])
 
 
+def trains_here(launcher: LauncherConfig) -> bool:
+    """Whether points train on this machine and no other."""
+    return launcher.name == "local" or (launcher.name == "ray" and launcher.address is None)
+
+
 def engine_settings(launcher: LauncherConfig) -> dict:
-    """The values of the keys that not every engine has."""
-    return {key: getattr(launcher, key) for key in KEYS[launcher.name]}
+    """The values of the keys that not every engine has, and how many workers were asked for (null: as many as fit)."""
+    return {key: getattr(launcher, key) for key in ("workers", *KEYS[launcher.name])}
 
 
 def check_engine(config: Config) -> None:

@@ -21,7 +21,7 @@ from harness.config import Config
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
 from harness.private import compiled_folder
-from sweeps.engines import check_engine, check_launcher, engine, engine_settings
+from sweeps.engines import check_engine, check_launcher, engine, engine_settings, trains_here
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
 from sweeps.extend import damaged, extended_members, extension, target_keys
@@ -72,7 +72,7 @@ def prepare_plan(
     members = expand_members(request, draft)
     if only_one and len(members) > 1:
         raise UserError(f"`hyperlaw train` trains one point, but this is a sweep of {len(members)}: use `hyperlaw sweep`.")
-    local = config.launcher.name == "local"
+    local = trains_here(config.launcher)
     if config.device == "cuda" and local and not dry_run and device_kind("auto") != "cuda":
         raise UserError("device=cuda, but there is no GPU here, or this PyTorch is a CPU build; say device=cpu or auto.")
     book = draft

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.config import LauncherConfig
 from harness.point import Point
 from harness.supervisor import check_devices
-from sweeps.engines import check_launcher
+from sweeps.engines import check_launcher, trains_here
 from sweeps.jobs import Job, compile_key
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
 from sweeps.status import FAILED, RunState, read_states
@@ -177,7 +177,8 @@ def make_plan(
     """
     check_launcher(launcher)
     states = read_states(points, runs_dir, launcher.lease_seconds, cache)
-    kind = device_kind(device) if launcher.name == "local" or device != "auto" else "cuda" if launcher.gpus else "cpu"
+    known = device != "auto" or trains_here(launcher)
+    kind = device_kind(device) if known else "cuda" if launcher.gpus else "cpu"
     by_key: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if states[point.id].left:
