@@ -92,7 +92,10 @@ def read_curves(runs: str | os.PathLike, loss: str = "validation_loss") -> pd.Da
     folders = {path.name: path for path in Path(runs).iterdir() if (path / "point.yaml").is_file()}
     frames, damaged = [], list(points.attrs.get("damaged", []))
     own = points.drop(columns=["loss", "train_loss", "tokens", "status"], errors="ignore").rename(columns={"lr": "peak_lr"})
+    broken = {line for line in damaged if ": curve.parquet " in line}
     for row in own.to_dict("records"):
+        if any(line.startswith(f"run {row['run_id']}: ") for line in broken):
+            continue
         try:
             if row["run_id"] not in folders:  # an id is no path: ../other would lead elsewhere
                 raise FileNotFoundError

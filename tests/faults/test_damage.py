@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
+from analysis import UserError
 from analysis.table import read_runs
 from harness.data import prepare
-from harness.errors import UserError
 from harness.rundir import finished, read_status
 from harness.train import _data
 from sweeps.lease import attempt_path, claim

@@ -15,7 +15,7 @@ from sweeps.status import read_states
 from ..launches import assert_same_runs, table
 from .running import train
 
-LONG = 128 * 1500
+LONG = 128 * 1000
 
 
 def test_a_point_over_its_time_goes_on_with_a_higher_limit(tiny, corpus, tmp_path):
@@ -48,14 +48,16 @@ def test_a_launch_gives_each_point_its_time_once(tiny, launch, corpus, tmp_path)
 
 
 def test_a_worker_that_hangs_is_killed(tiny, launch, corpus, tmp_path, monkeypatch):
-    points, config = tiny("seed=0", tokens=LONG)
+    points, config = tiny("seed=0", tokens=2 * LONG)
     monkeypatch.setattr(pool, "OVERDUE_SECONDS", 0.5)
     run_dir, stopped = tmp_path / "out/runs" / points[0].id, []
 
     def hang():
-        while not list(run_dir.glob("checkpoints/step-*")):
-            if done.wait(0.02):
-                return
+        while not done.wait(0.02):
+            if list(run_dir.glob("checkpoints/step-*")):
+                break
+        else:
+            return
         stopped.append(newest_attempt(run_dir).pid)
         os.kill(stopped[0], signal.SIGSTOP)
 
@@ -63,16 +65,17 @@ def test_a_worker_that_hangs_is_killed(tiny, launch, corpus, tmp_path, monkeypat
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        summary = launch(points, config, workers=1, point_seconds=3.0, checkpoint_seconds=0.0)
+        summary = launch(points, config, workers=1, point_seconds=3.0, checkpoint_seconds=0.1)
     finally:
         done.set()
         thread.join()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(stopped[0], signal.SIGCONT)
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     assert stopped and (summary.done, summary.failed, summary.attempts) == (0, 1, 1)
     found = read_status(run_dir)
     assert found["status"] == "failed" and found["reason"]["type"] == "time_limit"
     assert "launcher.point_seconds=3" in found["reason"]["message"] and "no answer" in found["reason"]["message"]
     assert launch(points, config, workers=1, point_seconds=1000.0).done == 1
-    assert train(points[0], tmp_path / "calm", corpus)["status"] == "done"
+    assert train(points[0], tmp_path / "calm", corpus, checkpoint_seconds=30.0)["status"] == "done"
     assert_same_runs(tmp_path / "calm/runs", tmp_path / "out/runs")
