@@ -29,6 +29,7 @@ from sweeps.display import Display
 from sweeps.jobs import Job, Settings
 from sweeps.local import LocalLaunch
 from sweeps.status import FAILED, RunState, read_states
+from sweeps.text import count_noun
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ def train_share(spec_path: str, index: int) -> None:
         if signals.number == signal.SIGUSR2 and any(state.left for state in after.values()):
             _requeue(job, restarts, before, after, say)
         elif signals.number:
-            say.write(f"{summary.left} points left, checkpointed\n")
+            say.write(f"{count_noun(summary.left, 'point')} left, checkpointed\n")
         elif summary.left:
-            sys.exit(f"{summary.left} points could not be trained here")
+            sys.exit(f"{count_noun(summary.left, 'point')} could not be trained here")
     os._exit(0)  # past submitit's result file, which nobody reads, and which a KILL now would leave in halves
 
 

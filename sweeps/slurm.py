@@ -33,7 +33,7 @@ from sweeps.text import count_noun
 FILES_SECONDS = 1.0  # between two looks at the run directories
 QUEUE_SECONDS = 2.0, 30.0  # between two looks at the queue: of a young launch, of an old one
 AGING = 20.0  # the age of a launch over the time between two looks
-LEAVING_SECONDS = 40.0  # for cancelled allocations to checkpoint and leave the queue
+LEAVING_SECONDS = 40.0  # for points of cancelled allocations to checkpoint
 REFUSED_SECONDS, REFUSALS = 30.0, 20  # when sbatch refuses in mid-launch: again after so long, so many times
 
 check = check_request
@@ -108,7 +108,7 @@ class SlurmLaunch(Launch):
                 self._fly((array.name, index), element, jobs)
                 taken[entry.job.partition("_")[0]] += len(jobs)
         for job, count in taken.items():
-            self.display.line(f"{count_noun(count, 'point')} in Slurm job {job} already, of an earlier launch: waited for")
+            self.display.line(f"{count_noun(count, 'point')} in Slurm job {job} already, of an earlier launch")
         if not self.settings.detach:  # what another launch trains now is submitted only should that launch die
             self.elsewhere = {i: 0.0 for i, job in self.waiting.items() if self.states[job.points[0].id].status == "running"}
 
@@ -290,25 +290,29 @@ class SlurmLaunch(Launch):
         """After a signal: what this launch submitted is cancelled (its points checkpoint), and has some time to leave."""
         if not self.summary.signal:
             return
-        own = {key: e for key, e in self.elements.items() if e.own}
-        if own:
-            jobs = sorted({e.id for e in own.values()})
+        jobs = sorted({e.id for e in self.elements.values() if e.own})
+        if jobs:
             arrays = ", ".join(sorted({job.partition("_")[0] for job in jobs}))
             took = squeue.cancel(jobs)
             self.display.line(f"cancelled Slurm job {arrays}: its points checkpoint; the same command goes on with them"
                               if took else f"scancel failed: `scancel {' '.join(arrays.split(', '))}`", important=True)
-            end = time.monotonic() + LEAVING_SECONDS * took
-            while time.monotonic() < end and not self.killed:
-                present = {(entry.name, entry.index) for entry in squeue.queue([user_name()]) or []}
-                if not present.intersection(own):
-                    break
-                time.sleep(FILES_SECONDS)
+            self._wait_for_leave(LEAVING_SECONDS * took)
         others = sorted({e.id.partition("_")[0] for e in self.elements.values() if not e.own})
         if others:
             self.display.line(f"left in the queue, as an earlier launch put it there: `scancel {' '.join(others)}`",
                               important=True)  # fmt: skip
         for element in self.elements.values():
             self.waiting.update(element.jobs)
+
+    def _wait_for_leave(self, seconds: float) -> None:
+        """Until no point of ours trains: then `status` tells the truth."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.killed:
+            self._look_at_files()
+            own = {job.id for e in self.elements.values() if e.own for job in e.jobs.values()}
+            if not any(r.job.id in own for r in self.running()):
+                break
+            time.sleep(TICK_SECONDS)
 
     def _show(self, final: bool = False) -> None:
         runs = sum(1 for e in self.elements.values() if e.entry and e.entry.runs)

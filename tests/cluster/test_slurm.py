@@ -96,7 +96,7 @@ def test_dependencies_are_slurms_and_a_failed_need_is_said(slurm, tiny, corpus, 
         def jobs(self):
             return [replace(job, needs=needs.get(job.id, ())) for job in super().jobs()]
 
-    launcher = LauncherConfig(name="slurm", compile="never", points_per_job=1)
+    launcher = LauncherConfig(name="slurm", compile="never", points_per_job=2)
     plan = make_plan(points, tmp_path / "out/runs", launcher, tmp_path / "cache", "cpu", probe=False)
     settings = Settings(tmp_path / "out/runs", tmp_path / "cache", tmp_path / "out/logs", max_attempts=1,
                         corpora={corpus.fingerprint: str(corpus.dir)}, engine=engine_settings(launcher))  # fmt: skip
@@ -105,6 +105,7 @@ def test_dependencies_are_slurms_and_a_failed_need_is_said(slurm, tiny, corpus, 
     summary = launch(Branches(**vars(plan)), settings)
     assert (summary.done, summary.failed) == (2, 2)
     assert "which failed" in summary.failures[points[3].id]
+    assert len(list((tmp_path / "out/launches").glob("*.json"))) == 1  # nothing started early, to be submitted again
     began = {p.id: (tmp_path / "out/runs" / p.id / "attempts/000001.json").stat().st_mtime for p in (points[0], points[2])}
     ended = (tmp_path / "out/runs" / points[0].id / "result.json").stat().st_mtime
     assert ended <= began[points[2].id] and not (tmp_path / "out/runs" / points[3].id).exists()
@@ -184,16 +185,6 @@ def test_a_dead_node_whose_job_runs_on_changes_nothing(slurm, sweeps, slow):
     assert results(sweeps.folder / "out/runs") == slow
 
 
-def test_a_dead_node_with_its_jobs(slurm, sweeps, slow):
-    sweeps.define(tokens=SLOW, **POINTS)
-    launcher = sweeps.start("sweep", ONE, "launcher.cpus=2", "launcher.workers=1")
-    sweeps.training(2)
-    assert len({row["node"] for row in slurm.squeue()}) == 2
-    slurm.kill_node("n1", jobs=True)
-    sweeps.end(launcher)
-    assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [1, 2]
-
-
 def test_cancelled_by_hand_is_left_and_goes_on_later(slurm, sweeps, slow):
     sweeps.define(tokens=SLOW, **POINTS)
     launcher = sweeps.start("sweep", ONE)
@@ -230,7 +221,7 @@ def test_ctrl_c_cancels_what_was_submitted(slurm, sweeps, slow):
     launcher.send_signal(signal.SIGINT)
     said = sweeps.end(launcher, status=130)
     assert "cancelled Slurm job" in said and "2 left" in said
-    assert not ids(slurm)
+    wait_for(lambda: not ids(slurm))
     runs = list((sweeps.folder / "out/runs").iterdir())
     assert {read_status(run)["status"] for run in runs} == {"pending"} and all(read_status(run)["step"] for run in runs)
     assert "2 pending" in sweeps.run("status")
