@@ -118,6 +118,8 @@ def train_share(spec_path: str, index: int) -> None:
         launch = LocalLaunch(Part(tuple(jobs)), settings, Display(say))
         signals.attach(launch, say.write)
         summary = launch.run(None)
+        for run, why in summary.failures.items():
+            say.write(f"{run} {why}\n")
         after = _states(spec["shares"][index], settings)
         if signals.number == signal.SIGUSR2 and any(state.left for state in after.values()):
             _requeue(job, restarts, before, after, say)

@@ -251,8 +251,8 @@ class SlurmLaunch(Launch):
             self.display.line(f"Slurm job {element.id} was cancelled: {count_noun(len(element.jobs), 'point')} left",
                               important=True)  # fmt: skip
         said = f" ({', '.join(filter(None, [state, code and f'exit {code}']))})" if state or code else ""
-        message = f"Slurm job {element.id} ended{said} without finishing it; {self._last_line(element)}"
-        reason = {"type": f"slurm_{(state or 'ended').lower()}", "message": message, "step": None}
+        ended = f"Slurm job {element.id} ended{said} without finishing it"
+        kind = f"slurm_{(state or 'ended').lower()}"
         for job in element.jobs.values():
             self.where.pop(job.id, None)
             states = [self.states[p.id] for p in job.points]
@@ -270,18 +270,21 @@ class SlurmLaunch(Launch):
             elif not self.finished.issuperset(job.needs):  # it had nothing to do, and goes behind what it needs
                 self.waiting[job.id] = job
             else:
-                self.failed(job, "failed", reason, crashed=True)
+                message = f"{ended}; {self._last_line(element, job)}"
+                self.failed(job, "failed", {"type": kind, "message": message, "step": None}, crashed=True)
 
     def _bar_dependents(self) -> None:
         while more := {j.id for j in self.waiting.values() if self.barred.intersection(j.needs)} - self.barred:
             self.barred |= more
 
-    def _last_line(self, element: Element) -> str:
+    def _last_line(self, element: Element, job: Job) -> str:
+        """What the allocation's log says of the job, else its end."""
         path = f"{element.folder}/{element.id}_0_log.out"
         with contextlib.suppress(OSError), open(path, errors="replace") as f:
-            lines = [line.strip() for line in f if line.strip()]
+            lines = [line.strip() for line in f if line.strip() and not line.startswith(("[", "submitit"))]
             if lines:
-                return f"its log ends: {lines[-1][:200]}"
+                of_job = [line for line in lines if line.startswith(f"{job.id} ")]
+                return f"its log says: {(of_job or lines)[-1][:200]}"
         return f"no log in {path}"
 
     # ---- the end

@@ -105,6 +105,7 @@ def test_dependencies_are_slurms_and_a_failed_need_is_said(slurm, tiny, corpus, 
     summary = launch(Branches(**vars(plan)), settings)
     assert (summary.done, summary.failed) == (2, 2)
     assert "which failed" in summary.failures[points[3].id]
+    assert re.search("its log says: .* failed: .*status.json", summary.failures[points[1].id])
     assert len(list((tmp_path / "out/launches").glob("*.json"))) == 1  # nothing started early, to be submitted again
     began = {p.id: (tmp_path / "out/runs" / p.id / "attempts/000001.json").stat().st_mtime for p in (points[0], points[2])}
     ended = (tmp_path / "out/runs" / points[0].id / "result.json").stat().st_mtime
@@ -201,7 +202,7 @@ def test_what_crashes_is_submitted_again_and_then_failed_with_the_reason(slurm_d
     said = sweeps.run("sweep", 'launcher.setup=["echo no such module >&2; exit 3"]', status=1)
     sweeps.close()
     assert said.count("tried again") == 1 and len(sweeps.records()) == 2
-    assert "FAILED, exit 3:0" in said and "its log ends: no such module" in said
+    assert "FAILED, exit 3:0" in said and "its log says: no such module" in said
     assert sweeps.statuses() == ["failed"]
 
 
