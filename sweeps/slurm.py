@@ -7,12 +7,10 @@ an earlier launch has in the queue is waited for, not submitted twice.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from harness.errors import UserError
@@ -21,18 +19,14 @@ from sweeps import squeue
 from sweeps.allocation import gave_up
 from sweeps.display import Display
 from sweeps.jobs import Job, Settings, Summary
-from sweeps.launching import ELSEWHERE_SECONDS, TICK_SECONDS, Launch, Running, signals
+from sweeps.launching import TICK_SECONDS, signals
 from sweeps.plan import Plan
-from sweeps.records import Array, live, new_id, new_record, read_records, user_name
+from sweeps.records import Array, live, new_id, new_record, read_records
 from sweeps.sbatch import check_request
-from sweeps.squeue import Entry
-from sweeps.status import FINISHED, RunState, read_states
 from sweeps.submit import Submission, element_id, pack
 from sweeps.text import count_noun
+from sweeps.watching import Element, Watch
 
-FILES_SECONDS = 1.0  # between two looks at the run directories
-QUEUE_SECONDS = 2.0, 30.0  # between two looks at the queue: of a young launch, of an old one
-AGING = 20.0  # the age of a launch over the time between two looks
 LEAVING_SECONDS = 40.0  # for points of cancelled allocations to checkpoint
 REFUSED_SECONDS, REFUSALS = 30.0, 20  # when sbatch refuses in mid-launch: again after so long, so many times
 
@@ -60,33 +54,14 @@ def run(
         return launch.detach()
 
 
-@dataclass
-class Element:
-    """One allocation of ours in the queue. `misses`: looks at the queue in a row that did not show it."""
-
-    id: str
-    folder: str
-    own: bool  # of this launch: cancelled with it
-    attempts: dict[str, int]  # that its runs had made before
-    jobs: dict[str, Job] = field(default_factory=dict)  # not known to be finished
-    entry: Entry | None = None
-    misses: int = 0
-
-
-class SlurmLaunch(Launch):
+class SlurmLaunch(Watch):
     """A launch whose jobs run in allocations of Slurm."""
 
     def __init__(self, plan: Plan, settings: Settings, display: Display):
-        self.elements: dict[tuple[str, int], Element] = {}  # by name of the array and index
-        self.where: dict[str, str] = {}  # job id -> Slurm id
-        self.states: dict[str, RunState] = dict(plan.states)
-        self.since: dict[str, float] = {}  # job id -> when it was first seen training
-        self.barred: set[str] = set()  # jobs of cancelled allocations, and what needs them
         self.name, self.inside = plan.name, settings
-        self.scratch, self.users = private_folder(settings.cache / private_name("slurm")), {user_name()}
-        self.looked_files = self.looked_queue = self.refused = 0.0
-        self.refusals, self.silent, self.begun = 0, False, time.monotonic()
-        super().__init__(plan, replace(settings, workers=plan.workers), display)
+        self.scratch = private_folder(settings.cache / private_name("slurm"))
+        self.refused, self.refusals = 0.0, 0  # until when, how often
+        super().__init__(plan, settings, display)
 
     # ---- submitting
 
@@ -111,10 +86,6 @@ class SlurmLaunch(Launch):
             self.display.line(f"{count_noun(count, 'point')} in Slurm job {job} already, of an earlier launch")
         if not self.settings.detach:  # what another launch trains now is submitted only should that launch die
             self.elsewhere = {i: 0.0 for i, job in self.waiting.items() if self.states[job.points[0].id].status == "running"}
-
-    def _add(self, plan: Plan) -> None:
-        self.states.update(plan.states)
-        super()._add(plan)
 
     def _fly(self, key: tuple[str, int], element: Element, jobs: list[Job]) -> None:
         for job in jobs:
@@ -178,16 +149,6 @@ class SlurmLaunch(Launch):
 
     # ---- watching
 
-    def running(self) -> list[Running]:
-        now, found = time.monotonic(), []
-        for element in self.elements.values():
-            for job in element.jobs.values():
-                state = self.states[job.points[0].id]
-                if state.status == "running":
-                    self.since.setdefault(job.id, now)
-                    found.append(Running(job, state.step, None, now - self.since[job.id]))
-        return found
-
     def _work_off(self) -> None:
         while self.elements or self.waiting.keys() - self.barred:
             if self.summary.signal:
@@ -199,93 +160,9 @@ class SlurmLaunch(Launch):
             self.hear(TICK_SECONDS)
             self._show()
 
-    def hear(self, timeout: float) -> None:
-        """Looks at the files, and less often at the queue, when it is time."""
-        time.sleep(timeout)
-        if time.monotonic() >= self.looked_files:
-            begun = time.monotonic()
-            self._look_at_files()
-            self.looked_files = time.monotonic() + max(FILES_SECONDS, 10 * (time.monotonic() - begun))
-        now = time.monotonic()
-        every = min(max((now - self.begun) / AGING, QUEUE_SECONDS[0]), QUEUE_SECONDS[1])
-        if self.elements and now >= self.looked_queue + every:
-            self._look_at_queue()
-            self.looked_queue = time.monotonic()
-
-    def _look_at_files(self) -> None:
-        points = [p for e in self.elements.values() for job in e.jobs.values() for p in job.points]
-        self.states.update(read_states(points, self.settings.runs_dir, self.settings.lease_seconds, self.settings.cache))
-        for key, element in list(self.elements.items()):
-            for job in list(element.jobs.values()):
-                states = [self.states[p.id] for p in job.points]
-                if all(s.status in FINISHED for s in states):
-                    del element.jobs[job.id]
-                    self._count(job, states[-1].status, states[-1].reason)
-            if not element.jobs:  # that it is still in the queue for a moment concerns nobody
-                del self.elements[key]
-
-    def _look_at_queue(self) -> None:
-        entries = squeue.queue(self.users)
-        if (entries is None) != self.silent:
-            self.silent = entries is None
-            self.display.line("squeue does not answer; waiting" if self.silent else "squeue answers again", important=True)
-        if entries is None:
-            return
-        present = {(entry.name, entry.index): entry for entry in entries}
-        gone = []
-        for key, element in self.elements.items():
-            element.entry = present.get(key)
-            element.misses = 0 if element.entry else element.misses + 1
-            if element.misses > 1:  # a state lags, and between two looks the files were read
-                gone.append(key)
-        if gone:
-            self._look_at_files()
-        for key in gone:
-            if key in self.elements:
-                self._gone(self.elements.pop(key))
-
-    def _gone(self, element: Element) -> None:
-        """An allocation ended and left jobs unfinished."""
-        state, code = squeue.ending(element.id)
-        if state == "CANCELLED":
-            self.display.line(f"Slurm job {element.id} was cancelled: {count_noun(len(element.jobs), 'point')} left",
-                              important=True)  # fmt: skip
-        said = f" ({', '.join(filter(None, [state, code and f'exit {code}']))})" if state or code else ""
-        ended = f"Slurm job {element.id} ended{said} without finishing it"
-        kind = f"slurm_{(state or 'ended').lower()}"
-        for job in element.jobs.values():
-            self.where.pop(job.id, None)
-            states = [self.states[p.id] for p in job.points]
-            failed = next((s for s in states if gave_up(s, element.attempts)), None)
-            if any(s.status == "running" for s in states):  # an orphan, or another launch
-                self.waiting[job.id] = job
-                self.elsewhere[job.id] = time.monotonic() + ELSEWHERE_SECONDS
-            elif failed:
-                self.summary.attempts += 1
-                self.display.line(f"{self._name(job)}: {failed.status}: {failed.why}", important=True)
-                self._give_up(job, failed.status, failed.why)
-            elif state == "CANCELLED":
-                self.waiting[job.id] = job
-                self.barred.add(job.id)
-            elif not self.finished.issuperset(job.needs):  # it had nothing to do, and goes behind what it needs
-                self.waiting[job.id] = job
-            else:
-                message = f"{ended}; {self._last_line(element, job)}"
-                self.failed(job, "failed", {"type": kind, "message": message, "step": None}, crashed=True)
-
     def _bar_dependents(self) -> None:
         while more := {j.id for j in self.waiting.values() if self.barred.intersection(j.needs)} - self.barred:
             self.barred |= more
-
-    def _last_line(self, element: Element, job: Job) -> str:
-        """What the allocation's log says of the job, else its end."""
-        path = f"{element.folder}/{element.id}_0_log.out"
-        with contextlib.suppress(OSError), open(path, errors="replace") as f:
-            lines = [line.strip() for line in f if line.strip() and not line.startswith(("[", "submitit"))]
-            if lines:
-                of_job = [line for line in lines if line.startswith(f"{job.id} ")]
-                return f"its log says: {(of_job or lines)[-1][:200]}"
-        return f"no log in {path}"
 
     # ---- the end
 
