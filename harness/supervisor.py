@@ -26,7 +26,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.point import Point
-from harness.rundir import LostRun, RunDirectory, read_status
+from harness.rundir import LostRun, RunDirectory, finished, read_status
 
 PARALLEL = ("ddp", "fsdp")
 TICK_SECONDS = 0.1
@@ -63,6 +63,11 @@ def supervise(run: RunDirectory, runtime: Any, on_progress: Callable[[int, int, 
             ranks = _Ranks(run, runtime, micro_batch, meeting)
             try:
                 status, news = ranks.watch(on_progress, should_stop)
+            except RankError:
+                ranks.kill()
+                if not (status := _ended(run)):
+                    raise
+                return status
             finally:
                 ranks.kill()
         if status == "unheard":
@@ -83,6 +88,17 @@ def _stopped(run: RunDirectory) -> str:
     step = read_status(run.path).get("step") or 0
     run.status("pending", step, {"type": "stopped", "message": "asked to stop", "step": step})
     return "stopped"
+
+
+def _ended(run: RunDirectory) -> str | None:
+    """How this attempt has ended the run, though nobody could say so any more."""
+    status = finished(run.path)
+    if status is None or read_status(run.path).get("attempt") != run.attempt:
+        return None
+    from harness.checkpoint import drop_checkpoints  # imports torch, of which planning knows nothing
+
+    drop_checkpoints(run.path)
+    return status
 
 
 class _Ranks:
@@ -141,13 +157,15 @@ class _Ranks:
                 process.stdin.close()
 
     def _blame(self, news: list[tuple[int, dict]]) -> tuple[str, dict]:
-        """What went wrong first; raises it, unless it is a lack of memory."""
+        """What went wrong first; raises it, unless it is a lack of memory. Nothing did once rank 0 has ended the run."""
         end = time.monotonic() + BLAME_SECONDS
         left = len(self.processes) - (news[0][1]["event"] == "exit")
         while news[-1][1]["event"] != "out_of_memory" and left and (now := time.monotonic()) < end:
             with contextlib.suppress(queue.Empty):
                 news.append(self.said.get(timeout=end - now))
                 left -= news[-1][1]["event"] == "exit"
+                if news[-1][0] == 0 and news[-1][1]["event"] == "end":
+                    return news[-1][1]["status"], news[-1][1]
         # A killed rank says nothing, and its death makes the others fail: signals come first.
         kinds = {"died": [], "out_of_memory": [], "lost": [], "error": [], "exit": []}
         for rank, m in news:

@@ -28,6 +28,7 @@ RUN = [f"tokens={STEPS * 64}", "validation.fractions=[0.5]", "optimizer.lr=1e-3"
 # 17 states: a vocabulary that two ranks cannot halve.
 UNTIED = ["data.states=17", "model.tied=false", "model.qk_norm=true", "model.z_loss=1e-3", "parameterization=completep",
           "parameterization.base_width=8"]  # fmt: skip
+SHORT = ["tokens=1280", "optimizer.lr=1e-3", "validation.fractions=[]"]
 LONG = ["tokens=960000", "data.epochs=100", "validation.fractions=[]", "optimizer.lr=1e-3"]  # nobody waits for their end
 LOSS, WEIGHTS = 1e-5, 1e-5  # as harness/parallel.py promises
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
@@ -168,6 +169,22 @@ def test_a_killed_rank_fails_the_attempt_and_the_next_ends_as_if_undisturbed(cac
         assert train_point(p, run, runtime) == "done"
         pd.testing.assert_frame_equal(curve(run), curve(tmp_path / "whole"), check_exact=True)
         assert (run / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
+
+
+@linux
+def test_a_rank_that_dies_once_the_run_has_ended_takes_nothing_back(cache, tmp_path):
+    p, runtime = setting(cache, *SHORT)
+
+    def kill_at_the_end():
+        """Asked for the last time: may status.json say done?"""
+        if (tmp_path / "result.json").exists() and (other := ranks().get(1)):
+            os.kill(other, signal.SIGKILL)
+            while ranks().get(1):
+                time.sleep(0.01)
+        return True
+
+    assert train_point(p, tmp_path, runtime, still_mine=kill_at_the_end) == "done"
+    assert read_status(tmp_path)["status"] == "done" and not checkpoints(tmp_path) and not ranks()
 
 
 @linux
