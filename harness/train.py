@@ -213,7 +213,7 @@ class _Training:
         validate_at = sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
         self._mark = self._saved = self._told = self._said = time.perf_counter()
-        with tracker(self.runtime.tracking, point, self.run.path) as track:
+        with tracker(self.runtime.tracking if self.group.leads else {}, point, self.run.path) as track:
             while self.step < point.steps:
                 limit = self.runtime.point_seconds
                 if limit and self.group.agree(self.seconds >= limit)[0]:

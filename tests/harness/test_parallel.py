@@ -31,6 +31,19 @@ UNTIED = ["data.states=17", "model.tied=false", "model.qk_norm=true", "model.z_l
 SHORT = ["tokens=1280", "optimizer.lr=1e-3", "validation.fractions=[]"]
 LONG = ["tokens=960000", "data.epochs=100", "validation.fractions=[]", "optimizer.lr=1e-3"]  # nobody waits for their end
 LOSS, WEIGHTS = 1e-5, 1e-5  # as harness/parallel.py promises
+WANDB = """
+class Settings:
+    __annotations__ = {{}}
+
+class Run:
+    def log(self, values, step): pass
+    def finish(self): pass
+
+def init(id, **_):
+    with open({path!r}, "a") as f:
+        f.write(id + "\\n")
+    return Run()
+"""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
 
@@ -87,16 +100,23 @@ def assert_near(a, b):
         np.testing.assert_allclose(w, theirs[k], rtol=0, atol=WEIGHTS, err_msg=k)
 
 
-def ranks(parent=None):
-    """rank -> pid of the rank processes of a supervisor."""
-    found = {}
+def processes(module, environment=""):
+    """(pid, command, parent) of those that run `module` with something in their environment."""
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if b"harness.rank" in words and int(fields[1]) == (parent or os.getpid()) and fields[0] != "Z":
-                found[int(words[words.index(b"harness.rank") + 1])] = int(path.name)
+            words = (path / "cmdline").read_bytes().decode().split("\0")
+            if module in words and environment in (path / "environ").read_bytes().decode():
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    found.append((int(path.name), words, int(fields[1])))
     return found
+
+
+def ranks(parent=None):
+    """rank -> pid of the rank processes of a supervisor."""
+    found = [(pid, words) for pid, words, of in processes("harness.rank") if of == (parent or os.getpid())]
+    return {int(words[words.index("harness.rank") + 1]): pid for pid, words in found}
 
 
 class Midway:
@@ -179,7 +199,7 @@ def test_a_rank_that_dies_once_the_run_has_ended_takes_nothing_back(cache, tmp_p
         """Asked for the last time: may status.json say done?"""
         if (tmp_path / "result.json").exists() and (other := ranks().get(1)):
             os.kill(other, signal.SIGKILL)
-            while ranks().get(1):
+            while Path(f"/proc/{other}").exists():  # until its supervisor knows of it
                 time.sleep(0.01)
         return True
 
@@ -254,11 +274,25 @@ def test_no_memory_on_one_rank_halves_the_micro_batch(cache, tmp_path):
     assert result(tmp_path / "run")["micro_batch"] == 4
 
 
-def test_a_diverging_run_ends_alike_on_all_ranks(cache, alone, tmp_path):
+@linux
+def test_a_diverging_run_ends_as_on_one_device_and_is_tracked_once(cache, tmp_path, monkeypatch):
+    """Tracked by a wandb that writes down which process began which run."""
+    package, begun = tmp_path / "site" / "wandb.py", tmp_path / "begun"
+    package.parent.mkdir()
+    package.write_text(WANDB.format(path=str(begun)))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
     hot = ["tokens=6400", "optimizer.lr=30", "optimizer.clip=null", "schedule.warmup=0"]
-    p, runtime = setting(cache, *hot, parallel="fsdp")
-    assert train_point(p, tmp_path, runtime) == "diverged"
-    assert read_status(tmp_path)["reason"]["type"] in ("non_finite", "exploded")
+    p, runtime = setting(cache, *hot, parallel="fsdp", tracking={"name": "wandb", "project": "test", "mode": "offline"})
+    assert train_point(p, tmp_path / "two", runtime) == "diverged"
+    end = time.monotonic() + 60
+    while (tracking := processes("harness.tracking", str(package.parent))) or not begun.exists():
+        assert time.monotonic() < end, tracking
+        time.sleep(0.05)
+    assert begun.read_text() == f"{p.id}\n"
+    assert train_point(*_run(cache, tmp_path / "one", *hot, devices=1)) == "diverged"
+    two, one = read_status(tmp_path / "two"), read_status(tmp_path / "one")
+    assert two["step"] == one["step"] and two["reason"]["type"] == one["reason"]["type"]
+    pd.testing.assert_series_equal(curve(tmp_path / "two").train_loss, curve(tmp_path / "one").train_loss, rtol=1e-3)
 
 
 def test_devices_share_batches_evenly():
