@@ -27,10 +27,6 @@ class Alone:
         """The values of rank 0, at every rank."""
         return values
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks, on the values' device."""
-        return values
-
 
 class Group(Alone):
     """Process `rank` of `world`, all on this machine, which meet over a file in `meeting` (a folder for this user only).
@@ -58,6 +54,7 @@ class Group(Alone):
         return tuple(told.tolist())
 
     def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks, on the values' device."""
         return self.sum(values) / self.world
 
     def sum(self, values: Tensor) -> Tensor:

@@ -9,27 +9,23 @@ at its exact step. A resumed run gives the same curve bit for bit on a CPU.
 from __future__ import annotations
 
 import gc
-import math
-import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from harness.checkpoint import checkpoints, drop_checkpoints, read_checkpoint, write_checkpoint
-from harness.curve import curve_columns, final_train_loss
+from harness import endings
 from harness.data import Stream, open_corpus
-from harness.errors import UserError
-from harness.group import Alone, Group
+from harness.group import Alone
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
-from harness.step import Step, group_index, initial_weights
+from harness.state import State
 from harness.supervisor import supervise
 from harness.tracking import tracker
 
@@ -99,14 +95,14 @@ def train_point(
 
 def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Alone, on_progress, should_stop) -> dict:
     """One process's part of training `run.point` with `group`: the message of how it ended (harness/rank.py)."""
-    training = None
+    state = None
     try:
-        training = _Training(run.point, run, runtime, micro_batch, on_progress or _ignore, should_stop or _never, group)
-        return {"event": "end", "status": training.train()}
+        state = State(run, runtime, micro_batch, group)
+        return {"event": "end", "status": _Training(state, on_progress or _ignore, should_stop or _never).train()}
     except (MemoryError, RuntimeError) as e:
         if not _no_memory(e):
             raise
-        step, micro_batch = (training.step, training.micro_batch) if training else (0, micro_batch)
+        step, micro_batch = (state.step, state.micro_batch) if state else (0, micro_batch)
         message = (str(e).strip().splitlines() or [type(e).__name__])[0]
         return {"event": "out_of_memory", "message": message, "step": step, "micro_batch": micro_batch}
 
@@ -118,121 +114,42 @@ def _no_memory(error: BaseException) -> bool:
 
 
 class _Training:
-    """The state of one run in memory and the loop over its steps, which all processes of a group run in lockstep."""
+    """The loop over a run's steps, which all processes of a group run in lockstep."""
 
-    def __init__(self, point: Point, run: RunDirectory, runtime: Runtime, micro_batch: int, on_progress, should_stop,
-                 group: Group | None = None):  # fmt: skip
-        self.group: Alone = group or Alone()
-        self.pace: float | None = None  # seconds of a step, in the last stretch
-        self.point, self.run, self.runtime, self.micro_batch = point, run, runtime, micro_batch
+    def __init__(self, state: State, on_progress, should_stop):
+        self.state, self.group, self.runtime, self.point = state, state.group, state.runtime, state.point
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.step, self.seconds, self.compile_seconds = 0, 0.0, 0.0
-        self.device_seconds = 0.0  # seconds on each device, summed
-        self.validation: list[tuple[int, float]] = []  # (steps done, loss)
-        self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
-                         "precision": point.precision, "torch": torch.__version__}  # fmt: skip
-        self._restore_or_begin()
-
-    # ---- state
-
-    def _restore_or_begin(self) -> None:
-        point, device = self.point, self.runtime.device
-        found = read_checkpoint(self.run.path)
-        if found:
-            tensors, facts, damaged = found
-            for name in damaged:
-                print(f"{point.id}: checkpoint {name} is damaged, the one before it is used", file=sys.stderr)
-            # A resumed run keeps the numerics it began with, whatever this launch would have chosen.
-            self.numerics = facts["numerics"]
-            if self.numerics["device"] != device:
-                raise UserError(
-                    f"{point.id} began on {self.numerics['device']} and cannot go on on {device}.\n"
-                    f"Resume it there, or delete {self.run.path} to begin anew."
-                )
-            self.step, self.seconds = facts["step"], facts["seconds"]
-            self.device_seconds = facts.get("device_seconds", self.seconds)
-            self.micro_batch = min(self.micro_batch, facts["micro_batch"])
-        elif checkpoints(self.run.path):
-            print(f"{point.id}: no checkpoint is whole, training begins anew", file=sys.stderr)
-        self._begin_step()
-        if found:
-            # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
-            names = group_index(point.shape, point.parameterization)
-            parts = {p: {k: tensors[f"{p}/{k}"] for k in names} for p in "wmv"}
-            self.weights = self.stepper.place_weights(parts["w"])
-            self.m, self.v = self.stepper.place(parts["m"]), self.stepper.place(parts["v"])
-            self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
-        else:
-            self.weights = self.stepper.place_weights(initial_weights(point, "cpu"))
-            self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
-            self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
-        self.log = torch.zeros(point.steps, 2, device=device)  # loss and gradient norm of each step
-        if found:
-            self.log[: self.step] = tensors["log"].to(device)
-
-    def _begin_step(self) -> None:
-        """The step function, by numerics that stay as the run began, but for how many processes share it."""
-        point, group = self.point, self.group
-        torch.set_num_threads(self.numerics["threads"])
-        if self.runtime.compiled_cache:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = self.runtime.compiled_cache
-        device, compiled = self.runtime.device, self.numerics["compiled"]
-        worlds = self.numerics.get("worlds", [1] if self.step else [])
-        if worlds[-1:] != [group.world]:
-            worlds = [*worlds, group.world]
-        if max(worlds) > 1:
-            self.numerics.update(worlds=worlds)
-        if group.world > 1:
-            from harness.parallel import ParallelStep
-
-            self.numerics.update(parallel=self.runtime.parallel)
-            self.stepper = ParallelStep(point, device, compiled, group, self.runtime.parallel)
-        else:
-            self.stepper = Step(point.shape, point.parameterization, point.precision, device, compiled)
-
-    def _checkpoint(self) -> None:
-        parts = {"w": self.weights, "m": self.m, "v": self.v}
-        tensors = {f"{p}/{k}": t for p, part in parts.items() for k, t in self.stepper.gather(part).items()}
-        if not self.group.leads:
-            return
-        tensors["log"] = self.log[: self.step]
-        tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
-                 "device_seconds": self.device_seconds}  # fmt: skip
-        write_checkpoint(self.run, self.step, tensors, facts)
-        self._write_curve(self.step)
-
-    # ---- the loop
+        self.pace: float | None = None  # seconds of a step, in the last stretch
 
     def train(self) -> str:
-        point = self.point
-        self.run.status("running", self.step)
+        point, state = self.point, self.state
+        state.run.status("running", state.step)
         stream, held_out = _data(self.runtime.corpus_dir, point.shape.context, point.data.seed, point.validation.sequences)
-        step = self.stepper
         hyper = Hyper.of(point, self.runtime.device)
         validate_at = sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
-        self._mark = self._saved = self._told = self._said = time.perf_counter()
-        with tracker(self.runtime.tracking if self.group.leads else {}, point, self.run.path) as track:
-            while self.step < point.steps:
+        self._saved = self._told = self._said = state.start_clock()
+        with tracker(self.runtime.tracking if self.group.leads else {}, point, state.run.path) as track:
+            while state.step < point.steps:
                 limit = self.runtime.point_seconds
-                if limit and self.group.agree(self.seconds >= limit)[0]:
-                    return self._time_limit(limit)
-                pending = [s for s in validate_at if s > self.step]
-                end = min([self.step + stretch, point.steps, *pending[:1]])
-                end = self._agreed(end)
-                start, begun = self.step, time.perf_counter()
-                stopped = end == start or self._stretch(step, hyper, self._tokens(stream, end))
-                diverged = self._diverged_at(start)  # reads the log, so the device has done its steps
-                self.pace = (time.perf_counter() - begun) / max(self.step - start, 1)
+                if limit and self.group.agree(state.seconds >= limit)[0]:
+                    return endings.out_of_time(state, limit)
+                pending = [s for s in validate_at if s > state.step]
+                end = self._agreed(min([state.step + stretch, point.steps, *pending[:1]]))
+                start, begun = state.step, time.perf_counter()
+                stopped = end == start or self._stretch(hyper, self._tokens(stream, end))
+                if self.group.world > 1:
+                    state.log[start : state.step, 0] = self.group.mean(state.log[start : state.step, 0])
+                diverged = endings.diverged_at(state, start)  # reads the log, so the device has done its steps
+                self.pace = (time.perf_counter() - begun) / max(state.step - start, 1)
                 if diverged:
-                    return self._finish_diverged(*diverged)
+                    return endings.diverged(state, *diverged)
                 if stopped:
-                    return self._stop()
-                if self.step in validate_at:
-                    self._validate(step, held_out)
+                    return endings.stopped(state)
+                if state.step in validate_at:
+                    self._validate(held_out)
                 self._look_up(track)
-            self._validate(step, held_out)
+            self._validate(held_out)
             return self._finish(track)
 
     def _agreed(self, end: int) -> int:
@@ -241,21 +158,24 @@ class _Training:
         if self.group.world == 1:
             return end
         count = max(1, int(STRETCH_SECONDS / self.pace)) if self.pace else 1
-        return self.group.agree(self.step if self.should_stop() else min(end, self.step + count))[0]
+        step = self.state.step
+        return self.group.agree(step if self.should_stop() else min(end, step + count))[0]
 
     def _tokens(self, stream: Stream, end: int) -> torch.Tensor:
         """This process's share of the batches up to step `end`: (steps, B / world, T+1)."""
-        batch, share = self.point.batch_size, self.point.batch_size // self.group.world
-        if self.group.world == 1:
-            parts = [stream.batch(self.step * batch, (end - self.step) * batch)]
+        start, batch, world = self.state.step, self.point.batch_size, self.group.world
+        if world == 1:
+            tokens = stream.batch(start * batch, (end - start) * batch)
         else:
-            parts = [stream.batch(i * batch + self.group.rank * share, share) for i in range(self.step, end)]
-        tokens = torch.from_numpy(np.concatenate(parts)).to(self.runtime.device)
-        return tokens.view(end - self.step, share, -1)
+            share = batch // world
+            first = [i * batch + self.group.rank * share for i in range(start, end)]
+            tokens = np.concatenate([stream.batch(i, share) for i in first])
+        return torch.from_numpy(tokens).to(self.runtime.device).view(end - start, batch // world, -1)
 
-    def _stretch(self, step: Step, hyper: Hyper, batches: torch.Tensor) -> bool:
+    def _stretch(self, hyper: Hyper, batches: torch.Tensor) -> bool:
         """Train on batches (steps, B, T+1), or as many as a second allows. True where it was asked to stop."""
-        begun = time.perf_counter()
+        begun, state = time.perf_counter(), self.state
+        step, w, m, v = state.stepper, state.weights, state.m, state.v
         for tokens in batches:
             if self.group.world == 1:  # a group has agreed on its steps
                 if self.should_stop():
@@ -263,126 +183,44 @@ class _Training:
                 if time.perf_counter() - begun > STRETCH_SECONDS:
                     return False
             first = not step.used
-            row = hyper.per_step[self.step]
-            self.log[self.step] = step(self.weights, self.m, self.v, row, hyper.fixed, tokens, self.micro_batch)
-            self.step += 1
+            row = hyper.per_step[state.step]
+            state.log[state.step] = step(w, m, v, row, hyper.fixed, tokens, state.micro_batch)
+            state.step += 1
             if first:
-                # The first step of a shape compiles; that is no time of this point.
-                now = time.perf_counter()
-                self.compile_seconds, self._mark = now - self._mark, now
-
-    def _stop(self) -> str:
-        self._clock()
-        self._checkpoint()
-        self.run.status("pending", self.step, {"type": "stopped", "message": "asked to stop", "step": self.step})
-        return "stopped"
-
-    def _time_limit(self, limit: float) -> str:
-        self._checkpoint()
-        message = f"launcher.point_seconds={limit:g} is used up; a higher limit goes on from step {self.step}"
-        self.run.status("failed", self.step, {"type": "time_limit", "message": message, "step": self.step})
-        return "failed"
+                state.compiled_now()
+        return False
 
     def _look_up(self, track) -> None:
         """Between two stretches: progress, checkpoint, status, as often as their clocks say."""
-        now = self._clock()
+        state = self.state
+        now = state.clock()
         if now - self._told > 0.5:
             self._told = now
-            loss = float(self.log[self.step - 1, 0])
-            self.on_progress(self.step, self.point.steps, loss)
-            track.log(self.step, {"train_loss": loss, "tokens": self.step * self.point.batch_tokens})
+            loss = float(state.log[state.step - 1, 0])
+            self.on_progress(state.step, self.point.steps, loss)
+            track.log(state.step, {"train_loss": loss, "tokens": state.step * self.point.batch_tokens})
         (due,) = self.group.agree(now - self._saved > self.runtime.checkpoint_seconds)
-        if due and self.step < self.point.steps:
-            self._checkpoint()
+        if due and state.step < self.point.steps:
+            state.checkpoint()
             self._saved = time.perf_counter()
         if now - self._said > STATUS_SECONDS:
             self._said = now
-            self.run.status("running", self.step)
+            state.run.status("running", state.step)
 
-    def _clock(self) -> float:
-        """Add the time since the last call to the seconds of this run."""
-        now = time.perf_counter()
-        self.device_seconds += (now - self._mark) * self.group.world
-        self.seconds, self._mark = self.seconds + now - self._mark, now
-        return now
-
-    def _validate(self, step: Step, held_out: torch.Tensor) -> None:
-        if self.validation and self.validation[-1][0] == self.step:
+    def _validate(self, held_out: torch.Tensor) -> None:
+        state = self.state
+        if state.validation and state.validation[-1][0] == state.step:
             return
         chunk = max(1, EVALUATE_TOKENS // self.point.shape.context)
-        self.validation.append((self.step, step.evaluate(self.weights, held_out, chunk)))
-
-    # ---- endings
-
-    def _diverged_at(self, start: int) -> tuple[int, str, str] | None:
-        """(step, type, message) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss
-        above three times that of a uniform guess, from which no run here came back."""
-        self.log[start : self.step, 0] = self.group.mean(self.log[start : self.step, 0])
-        part = self.log[start : self.step].cpu().numpy()
-        bad = ~np.isfinite(part).all(axis=1)
-        exploded = part[:, 0] > 3 * math.log(self.point.shape.vocab)
-        hits = np.flatnonzero(bad | exploded)
-        if not len(hits):
-            return None
-        first, (loss, norm) = start + int(hits[0]) + 1, part[hits[0]]
-        if bad[hits[0]]:
-            return first, "non_finite", f"training loss {loss:.4g}, gradient norm {norm:.4g}"
-        return first, "exploded", f"training loss {loss:.4g}, above three times that of a uniform guess"
-
-    def _finish_diverged(self, step: int, kind: str, message: str) -> str:
-        self._clock()
-        self._write_curve(step)
-        self._write_result(step, None, None)
-        self.run.status("diverged", step, {"type": kind, "message": message, "step": step})
-        self._drop_checkpoints()
-        return "diverged"
+        state.validation.append((state.step, state.stepper.evaluate(state.weights, held_out, chunk)))
 
     def _finish(self, track) -> str:
-        self._clock()
-        loss = self.validation[-1][1]
-        # Worse than knowing nothing: the learning rate destroyed the model without ever giving a non-finite number.
-        if not math.isfinite(loss) or loss > math.log(self.point.shape.vocab) + 1:
-            kind = "exploded" if math.isfinite(loss) else "non_finite"
-            message = f"validation loss {loss:.4g} at the end, worse than a uniform guess"
-            return self._finish_diverged(self.step, kind, message)
-        self._write_curve(self.step)
-        if self.runtime.keep_weights:
-            from safetensors.torch import save
-
-            weights = self.stepper.gather(self.weights)
-            self.run.write("weights.safetensors", save({k: w.cpu().contiguous() for k, w in weights.items()}))
-        self._write_result(self.step, loss, final_train_loss(self.log[:, 0].cpu().numpy()))
-        self.run.status("done", self.step)
-        self._drop_checkpoints()
-        track.log(self.step, {"validation_loss": loss})
-        self.on_progress(self.step, self.point.steps, loss)
-        return "done"
-
-    def _drop_checkpoints(self) -> None:
-        if self.group.leads:
-            drop_checkpoints(self.run.path)
-
-    def _write_result(self, step: int, loss: float | None, train_loss: float | None) -> None:
-        self.run.write_json(
-            "result.json",
-            {
-                "loss": loss,
-                "train_loss": train_loss,
-                "tokens": step * self.point.batch_tokens,
-                "flops": self.point.flops * step // self.point.steps,
-                "device_seconds": self.device_seconds,
-                "compile_seconds": self.compile_seconds,
-                "micro_batch": min(self.micro_batch, self.point.batch_size // self.group.world),
-                "entropy_rate": _entropy_rate(self.runtime.corpus_dir),
-                "validation": [{"step": s, "loss": v} for s, v in self.validation if math.isfinite(v)],
-                "numerics": self.numerics,
-                "runtime": {"attempt": self.run.attempt, **{k: asdict(self.runtime)[k] for k in ("device", "threads")}},
-            },
-        )
-
-    def _write_curve(self, step: int) -> None:
-        log = self.log[:step].cpu().numpy()
-        self.run.curve(curve_columns(self.point, log, self.validation, self.runtime.curve_points))
+        status = endings.finished(self.state)
+        if status == "done":
+            loss = self.state.validation[-1][1]
+            track.log(self.state.step, {"validation_loss": loss})
+            self.on_progress(self.state.step, self.point.steps, loss)
+        return status
 
 
 @lru_cache(maxsize=4)
@@ -391,12 +229,6 @@ def _data(corpus_dir: str, context: int, seed: int, sequences: int) -> tuple[Str
     corpus = open_corpus(Path(corpus_dir)).verify()
     stream = Stream(corpus, context, seed, epochs=PASSES)
     return stream, torch.from_numpy(stream.validation(sequences))
-
-
-@lru_cache(maxsize=4)
-def _entropy_rate(corpus_dir: str) -> float | None:
-    """Nats per token that no model can beat, where the source knows it (data=markov)."""
-    return open_corpus(Path(corpus_dir)).entropy_rate
 
 
 def _ignore(*_) -> None:

@@ -12,6 +12,8 @@ from harness import train as train_module
 from harness.checkpoint import checkpoints, read_checkpoint
 from harness.errors import UserError
 from harness.rundir import LostRun, read_point, read_status
+from harness.state import State
+from harness.step import Step
 from harness.train import train_point
 
 from .helpers import tiny
@@ -116,14 +118,14 @@ def test_a_resumed_run_keeps_its_numerics(cache, tmp_path):
 @pytest.mark.parametrize("at", [1, 7, STEPS])
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(cache, tmp_path, monkeypatch, at):
     p, runtime = tiny(cache, *RUN)
-    original = train_module.Step.__call__
+    original = Step.__call__
     taken = []
 
     def poisoned(self, *args):
         taken.append(1)
         return original(self, *args) * (math.nan if len(taken) == at else 1)
 
-    monkeypatch.setattr(train_module.Step, "__call__", poisoned)
+    monkeypatch.setattr(Step, "__call__", poisoned)
     assert train_point(p, tmp_path, runtime) == "diverged"
     status = read_status(tmp_path)
     assert status["reason"]["type"] == "non_finite" and status["reason"]["step"] == at
@@ -160,17 +162,17 @@ def test_out_of_memory_halves_the_micro_batch(cache, tmp_path, monkeypatch):
     import torch
 
     p, runtime = tiny(cache, *RUN)
-    original = train_module.Step.__call__
+    original = Step.__call__
 
     def small_device(self, *args):
         if args[-1] > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self, *args)
 
-    monkeypatch.setattr(train_module.Step, "__call__", small_device)
+    monkeypatch.setattr(Step, "__call__", small_device)
     assert train_point(p, tmp_path, runtime) == "done"
     assert files(tmp_path)[1]["micro_batch"] == 1
-    monkeypatch.setattr(train_module.Step, "__call__", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(Step, "__call__", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     assert train_point(tiny(cache, *RUN, "seed=5")[0], tmp_path / "b", runtime) == "out_of_memory"
     assert read_status(tmp_path / "b")["status"] == "out_of_memory"
 
@@ -201,17 +203,17 @@ def test_a_stop_hides_no_divergence(cache, tmp_path, n):
 
 def test_slow_steps_are_looked_at_every_second_or_so(cache, tmp_path, monkeypatch):
     p, runtime = tiny(cache, *RUN)
-    original, told = train_module.Step.__call__, []
+    original, told = Step.__call__, []
     monkeypatch.setattr(train_module, "STRETCH_SECONDS", 0.05)
 
     def slow(self, *args):
         time.sleep(0.02)
         return original(self, *args)
 
-    monkeypatch.setattr(train_module.Step, "__call__", slow)
+    monkeypatch.setattr(Step, "__call__", slow)
     runtime.checkpoint_seconds = 0.1
     steps = []
-    monkeypatch.setattr(train_module._Training, "_checkpoint", lambda self: steps.append(self.step))
+    monkeypatch.setattr(State, "checkpoint", lambda self: steps.append(self.step))
     train_point(p, tmp_path, runtime, on_progress=lambda *a: told.append(a))
     assert len(steps) >= 4 and max(np.diff([0, *steps])) < STEPS / 3
 

@@ -1,0 +1,107 @@
+"""How a run ends: stopped, out of its time, diverged or done, each with its status, the last two with a result.
+
+Every process of a group comes through here; those that do not lead write nothing (harness/rank.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from harness.checkpoint import drop_checkpoints
+from harness.curve import final_train_loss
+from harness.data import open_corpus
+from harness.state import State
+
+
+def stopped(state: State) -> str:
+    state.clock()
+    state.checkpoint()
+    state.run.status("pending", state.step, {"type": "stopped", "message": "asked to stop", "step": state.step})
+    return "stopped"
+
+
+def out_of_time(state: State, limit: float) -> str:
+    state.checkpoint()
+    message = f"launcher.point_seconds={limit:g} is used up; a higher limit goes on from step {state.step}"
+    state.run.status("failed", state.step, {"type": "time_limit", "message": message, "step": state.step})
+    return "failed"
+
+
+def diverged_at(state: State, start: int) -> tuple[int, str, str] | None:
+    """(step, type, message) of the first diverged step since `start`: a loss or gradient that is not finite, or a loss
+    above three times that of a uniform guess, from which no run here came back."""
+    part = state.log[start : state.step].cpu().numpy()
+    bad = ~np.isfinite(part).all(axis=1)
+    exploded = part[:, 0] > 3 * math.log(state.point.shape.vocab)
+    hits = np.flatnonzero(bad | exploded)
+    if not len(hits):
+        return None
+    first, (loss, norm) = start + int(hits[0]) + 1, part[hits[0]]
+    if bad[hits[0]]:
+        return first, "non_finite", f"training loss {loss:.4g}, gradient norm {norm:.4g}"
+    return first, "exploded", f"training loss {loss:.4g}, above three times that of a uniform guess"
+
+
+def diverged(state: State, step: int, kind: str, message: str) -> str:
+    state.clock()
+    state.write_curve(step)
+    _write_result(state, step, None, None)
+    state.run.status("diverged", step, {"type": kind, "message": message, "step": step})
+    _drop_checkpoints(state)
+    return "diverged"
+
+
+def finished(state: State) -> str:
+    """ "done", or "diverged" where the loss at the end, the last of `state.validation`, says so."""
+    state.clock()
+    loss = state.validation[-1][1]
+    # Worse than knowing nothing: the learning rate destroyed the model without ever giving a non-finite number.
+    if not math.isfinite(loss) or loss > math.log(state.point.shape.vocab) + 1:
+        kind = "exploded" if math.isfinite(loss) else "non_finite"
+        return diverged(state, state.step, kind, f"validation loss {loss:.4g} at the end, worse than a uniform guess")
+    state.write_curve(state.step)
+    if state.runtime.keep_weights:
+        from safetensors.torch import save
+
+        weights = state.stepper.gather(state.weights)
+        state.run.write("weights.safetensors", save({k: w.cpu().contiguous() for k, w in weights.items()}))
+    _write_result(state, state.step, loss, final_train_loss(state.log[:, 0].cpu().numpy()))
+    state.run.status("done", state.step)
+    _drop_checkpoints(state)
+    return "done"
+
+
+def _drop_checkpoints(state: State) -> None:
+    if state.group.leads:
+        drop_checkpoints(state.run.path)
+
+
+def _write_result(state: State, step: int, loss: float | None, train_loss: float | None) -> None:
+    point, runtime = state.point, state.runtime
+    state.run.write_json(
+        "result.json",
+        {
+            "loss": loss,
+            "train_loss": train_loss,
+            "tokens": step * point.batch_tokens,
+            "flops": point.flops * step // point.steps,
+            "device_seconds": state.device_seconds,
+            "compile_seconds": state.compile_seconds,
+            "micro_batch": min(state.micro_batch, point.batch_size // state.group.world),
+            "entropy_rate": _entropy_rate(runtime.corpus_dir),
+            "validation": [{"step": s, "loss": v} for s, v in state.validation if math.isfinite(v)],
+            "numerics": state.numerics,
+            "runtime": {"attempt": state.run.attempt, **{k: asdict(runtime)[k] for k in ("device", "threads")}},
+        },
+    )
+
+
+@lru_cache(maxsize=4)
+def _entropy_rate(corpus_dir: str) -> float | None:
+    """Nats per token that no model can beat, where the source knows it (data=markov)."""
+    return open_corpus(Path(corpus_dir)).entropy_rate

@@ -1,0 +1,128 @@
+"""The state of one run in memory: begun, or restored from its newest whole checkpoint, and kept in checkpoints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import torch
+
+from harness.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from harness.curve import curve_columns
+from harness.errors import UserError
+from harness.group import Alone
+from harness.rundir import RunDirectory
+from harness.step import Step, group_index, initial_weights
+
+
+class State:
+    """What `run.point` has come to after `step` steps, in this process of `group`; `runtime` as in harness/train.py.
+
+    weights, m, v    this process's part of each tensor, by name; `stepper` steps with them
+    log              float32 (steps, 2) on the device: loss and gradient norm of each step
+    validation       (steps done, loss) in nats per token, each time it was measured
+    seconds          of training, all attempts together; device_seconds: the same summed over the devices
+
+    Raises UserError where the run began on another device.
+    """
+
+    def __init__(self, run: RunDirectory, runtime: Any, micro_batch: int, group: Alone):
+        point = run.point
+        self.point, self.run, self.runtime, self.micro_batch, self.group = point, run, runtime, micro_batch, group
+        self.step, self.seconds, self.compile_seconds, self.device_seconds = 0, 0.0, 0.0, 0.0
+        self.validation: list[tuple[int, float]] = []
+        self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
+                         "precision": point.precision, "torch": torch.__version__}  # fmt: skip
+        found = read_checkpoint(run.path)
+        if found:
+            self._take_facts(*found[1:])
+        elif checkpoints(run.path):
+            print(f"{point.id}: no checkpoint is whole, training begins anew", file=sys.stderr)
+        self.stepper = self._stepper()
+        self.log = torch.zeros(point.steps, 2, device=runtime.device)
+        if found:
+            self._take_tensors(found[0])
+        else:
+            self.weights = self.stepper.place_weights(initial_weights(point, "cpu"))
+            self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
+            self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
+        self._mark = time.perf_counter()
+
+    def _take_facts(self, facts: dict, damaged: list[str]) -> None:
+        for name in damaged:
+            print(f"{self.point.id}: checkpoint {name} is damaged, the one before it is used", file=sys.stderr)
+        # A resumed run keeps the numerics it began with, whatever this launch would have chosen.
+        self.numerics = facts["numerics"]
+        if self.numerics["device"] != self.runtime.device:
+            raise UserError(
+                f"{self.point.id} began on {self.numerics['device']} and cannot go on on {self.runtime.device}.\n"
+                f"Resume it there, or delete {self.run.path} to begin anew."
+            )
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.device_seconds = facts.get("device_seconds", self.seconds)
+        self.micro_batch = min(self.micro_batch, facts["micro_batch"])
+
+    def _take_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
+        names = group_index(self.point.shape, self.point.parameterization)
+        parts = {p: {k: tensors[f"{p}/{k}"] for k in names} for p in "wmv"}
+        self.weights = self.stepper.place_weights(parts["w"])
+        self.m, self.v = self.stepper.place(parts["m"]), self.stepper.place(parts["v"])
+        self.validation = [(int(s), float(loss)) for s, loss in tensors["validation"].tolist()]
+        self.log[: self.step] = tensors["log"].to(self.runtime.device)
+
+    def _stepper(self) -> Step:
+        """The step function, by numerics that stay as the run began, but for how many processes share it."""
+        point, group = self.point, self.group
+        torch.set_num_threads(self.numerics["threads"])
+        if self.runtime.compiled_cache:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = self.runtime.compiled_cache
+        device, compiled = self.runtime.device, self.numerics["compiled"]
+        worlds = self.numerics.get("worlds", [1] if self.step else [])
+        if worlds[-1:] != [group.world]:
+            worlds = [*worlds, group.world]
+        if max(worlds) > 1:
+            self.numerics.update(worlds=worlds)
+        if group.world == 1:
+            return Step(point.shape, point.parameterization, point.precision, device, compiled)
+        from harness.parallel import ParallelStep
+
+        self.numerics.update(parallel=self.runtime.parallel)
+        return ParallelStep(point, device, compiled, group, self.runtime.parallel)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint and the curve up to here. Every process of the group must call it."""
+        parts = {"w": self.weights, "m": self.m, "v": self.v}
+        tensors = {f"{p}/{k}": t for p, part in parts.items() for k, t in self.stepper.gather(part).items()}
+        if not self.group.leads:
+            return
+        tensors["log"] = self.log[: self.step]
+        tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
+        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
+                 "device_seconds": self.device_seconds}  # fmt: skip
+        write_checkpoint(self.run, self.step, tensors, facts)
+        self.write_curve(self.step)
+
+    def write_curve(self, step: int) -> None:
+        log = self.log[:step].cpu().numpy()
+        self.run.curve(curve_columns(self.point, log, self.validation, self.runtime.curve_points))
+
+    # ---- its clock
+
+    def start_clock(self) -> float:
+        self._mark = time.perf_counter()
+        return self._mark
+
+    def clock(self) -> float:
+        """Add the time since the last call to the seconds of this run."""
+        now = time.perf_counter()
+        self.device_seconds += (now - self._mark) * self.group.world
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        return now
+
+    def compiled_now(self) -> None:
+        """The first step of a shape compiles; the time since the last call of `clock` is no time of this point."""
+        now = time.perf_counter()
+        self.compile_seconds, self._mark = now - self._mark, now
