@@ -119,28 +119,31 @@ def train_quietly(words: list[str], config_dir: str | None = None):
     """(run directory, status, loss or None, summary) of one point, without progress: a job of Hydra's (multirun.py)."""
     from harness.compose import compose
     from harness.files import read_json
-    from sweeps.launch import run_plan
+    from sweeps.launch import prepare_plan, run_plan
 
     own = [] if any(word.startswith("launcher.workers=") for word in words) else ["launcher.workers=1"]
-    planned = prepare(compose([*words, *own], "train", config_dir), only_one=True)
+    planned = prepare_plan(compose([*words, *own], "train", config_dir), name="train", report=_to_stderr, only_one=True)
     summary = run_plan(planned, quiet=True)
     run_dir = planned.plan.runs_dir / planned.members[0].point.id
     status, result = _status(run_dir), read_json(run_dir / "result.json") or {}
     return run_dir, status.partition(":")[0], result.get("loss"), summary
 
 
-def prepare(request, only_one: bool = False):
-    """The plan of a request under Hydra, its data prepared."""
-    from sweeps.launch import prepare_plan
-
-    return prepare_plan(request, name="train", report=lambda line: print(redact(line), file=sys.stderr), only_one=only_one)
-
-
-def axis_values(key: str, raw: str) -> list:
-    """The values of `log2(a, b, n)` and its like."""
+def prepare_multirun(request, words: list[str]) -> list[str]:
+    """Plans what Hydra's jobs will ask for, prepares its data and folders; returns `words` with the ranges, which are not
+    of Hydra's grammar, as lists (multirun.py). Raises UserError for whatever cannot be."""
+    from harness.compose import RANGE
     from sweeps.axes import parse_values
+    from sweeps.launch import make_folders, prepare_plan
 
-    return parse_values(key, raw)
+    make_folders(prepare_plan(request, name="train", report=_to_stderr))
+    pairs = [word.partition("=")[::2] for word in words]
+    return [f"{key}={','.join(str(v) for v in parse_values(key, value))}" if RANGE.match(value) else word
+            for word, (key, value) in zip(words, pairs, strict=True)]  # fmt: skip
+
+
+def _to_stderr(line: str) -> None:
+    print(redact(line), file=sys.stderr)
 
 
 def sweep(words: list[str], flags: dict) -> int:

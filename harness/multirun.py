@@ -16,12 +16,15 @@ import math
 import os
 import sys
 import time
+import traceback
+from pathlib import Path
 
 from harness.errors import UserError
 from harness.redact import redact, redacted
 
 FLAGS = ("-m", "--multirun")
 # An option of Hydra's that reads a pickle (--experimental-rerun), and others that print what composes: not taken.
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set by whoever wants Hydra's traces
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none")
 
 
@@ -30,28 +33,48 @@ class PointFailed(RuntimeError):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status (harness/cli.py): 2 where the request is wrong, before anything starts."""
+    """Run a command line; returns the exit status (harness/cli.py): 2 where the request is wrong, 1 where a point failed."""
     from harness import cli
 
+    _hide_secrets()
     words = list(sys.argv[1:] if argv is None else argv)
     if not set(FLAGS) & set(words):
         return cli.main(["train", *words])
-    sys.stderr = redacted(sys.stderr)
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
     try:
         overrides, config_dir = _split([word for word in words if word not in FLAGS])
-        command = _checked(overrides, config_dir)
+        command, place = _checked(overrides, config_dir)
+        try:
+            return _hydra(["-m", *command, *(["--config-dir", config_dir] if config_dir else [])])
+        finally:
+            _redact_record(place / "multirun.yaml")
     except KeyboardInterrupt:
         return 130
     except UserError as e:
-        print(redact(f"hyperlaw: {e}"), file=sys.stderr)
-        return 2
-    return _hydra(["-m", *command, *(["--config-dir", config_dir] if config_dir else [])])
+        said, status = str(e), 2
+    except PointFailed as e:
+        said, status = str(e), 1
+    print(redact(f"hyperlaw: {said}"), file=sys.stderr)
+    return status
 
 
 def train(config) -> float:
     """The task that Hydra calls with its composed config, of which only the overrides count: the loss of that point.
 
     Raises PointFailed, so that Hydra says which job failed; SystemExit where a signal stopped it."""
+    _hide_secrets()  # some launchers call this in processes of theirs
+    try:
+        return _train()
+    except (UserError, PointFailed):
+        raise
+    except Exception as e:  # a fault of ours: its trace would be lost between processes
+        traceback.print_exc()
+        raise PointFailed(f"{type(e).__name__}: {_line(e)}") from None
+
+
+def _train() -> float:
     from hydra.core.hydra_config import HydraConfig
 
     from harness import cli
@@ -70,6 +93,11 @@ def train(config) -> float:
     return loss if status == "done" and math.isfinite(loss) else math.inf
 
 
+def _hide_secrets() -> None:
+    """Hydra writes overrides to stdout and tracebacks to stderr as they are."""
+    sys.stdout, sys.stderr = redacted(sys.stdout), redacted(sys.stderr)
+
+
 def _split(words: list[str]) -> tuple[list[str], str | None]:
     """(overrides, --config-dir)."""
     overrides, config_dir, words = [], None, iter(words)
@@ -86,11 +114,11 @@ def _split(words: list[str]) -> tuple[list[str], str | None]:
     return overrides, config_dir
 
 
-def _checked(overrides: list[str], config_dir: str | None) -> list[str]:
-    """The command line for Hydra. What Hydra's basic sweeper will make of it is resolved and its data prepared first, so
-    that a wrong request fails here, in a line; other sweepers choose the points themselves."""
+def _checked(overrides: list[str], config_dir: str | None) -> tuple[list[str], Path]:
+    """The command line for Hydra, and where it keeps its own. What Hydra's basic sweeper will make of it is resolved and
+    its data prepared first, so that a wrong request fails here, in a line; other sweepers choose the points themselves."""
     from harness import cli
-    from harness.compose import RANGE, compose
+    from harness.compose import compose
     from harness.places import cache_dir
     from harness.private import private_folder, private_name
 
@@ -103,28 +131,29 @@ def _checked(overrides: list[str], config_dir: str | None) -> list[str]:
         request = compose([word for word in own if not _searched(word)], "sweep", config_dir)
     else:
         request = compose(own, "sweep", config_dir)
-        cli.prepare(request)
-        own = [word if not RANGE.match(word.partition("=")[2]) else _listed(word) for word in own]
+        own = cli.prepare_multirun(request, own)
     folder = private_folder(cache_dir(request.config) / private_name("hydra"))
     place = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     given = {word.partition("=")[0].lstrip("+~") for word in hydra}
     ours = [word for word in (f"hydra.sweep.dir='{place}'", *QUIET) if word.partition("=")[0] not in given]
-    return [*own, *hydra, *ours]
+    return [*own, *hydra, *ours], place
+
+
+def _redact_record(path: Path) -> None:
+    """Hydra's record of the request, in a folder of ours."""
+    with contextlib.suppress(OSError, ValueError):
+        path.write_text(redact(path.read_text("utf-8")), "utf-8")
 
 
 def _searched(word: str) -> bool:
     """Whether a sweeper is to choose the values: `interval(1e-4, 1e-2)`, `choice(...)`, a comma list."""
-    from harness.compose import RANGE, _parsed
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-    return RANGE.match(word.partition("=")[2]) is None and _parsed(word)[1].is_sweep_override()
-
-
-def _listed(word: str) -> str:
-    """`key=log2(-10,-5,6)`, which is not of Hydra's grammar, as a list."""
-    from harness import cli
-
-    key, _, value = word.partition("=")
-    return f"{key}={','.join(str(v) for v in cli.axis_values(key, value))}"
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:  # not of Hydra's grammar; compose() says what it is
+        return False
 
 
 @contextlib.contextmanager
@@ -141,6 +170,7 @@ def _without_hydra():
 
 
 def _hydra(argv: list[str]) -> int:
+    """Raises PointFailed, and UserError for what Hydra, its launchers and its sweepers refuse, which say it in many ways."""
     import hydra
     from hydra.core.config_store import ConfigStore
 
@@ -149,5 +179,25 @@ def _hydra(argv: list[str]) -> int:
 
     ConfigStore.instance().store(name="schema", node=Config)
     sys.argv = ["harness.train", *argv]
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(train)()
+    traced = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"  # errors come here, instead of being printed by Hydra
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(train)()
+    except (UserError, PointFailed):
+        raise
+    except Exception as e:
+        if traced:
+            raise
+        raise UserError(f"Hydra: {_line(e)}") from None
+    finally:
+        os.environ.pop(FULL_ERROR)
+        os.environ.update({FULL_ERROR: traced} if traced else {})
     return 0
+
+
+def _line(e: Exception) -> str:
+    """The message of an error of Hydra's or OmegaConf's, less where it searched, with the key that OmegaConf puts below."""
+    text = str(e).partition("Config search path")[0]
+    text, _, key = text.partition("\n    full_key: ")
+    key = f"{key.split()[0]}: " if key and key.split()[0] not in text else ""
+    return f"{key}{' '.join(text.split())[:500]}" or type(e).__name__

@@ -110,18 +110,30 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
     has it all in its queue. Raises UserError where the runs directory cannot be written."""
     config = planned.request.config
     settings = settings_of(planned, detach)
-    compiled_folder(settings.cache)  # refused here, before anything starts
+    make_folders(planned)
     try:
-        os.makedirs(planned.plan.runs_dir, exist_ok=True)
-        os.makedirs(planned.out, exist_ok=True)
-        planned.book.save(planned.out)
         more = None
         if config.sweep.extend:
             more = extension(planned, settings.cache)
         return engine(config.launcher.name).run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
-        where = e.filename or planned.plan.runs_dir
-        raise UserError(f"cannot write {where}: {e.strerror or e}; choose another out=DIR or runs=DIR.") from None
+        raise _unwritable(planned, e) from None
+
+
+def make_folders(planned: Planned) -> None:
+    """The folders that training writes to, refused here, before anything starts. Raises UserError."""
+    compiled_folder(cache_dir(planned.request.config))
+    try:
+        os.makedirs(planned.plan.runs_dir, exist_ok=True)
+        os.makedirs(planned.out, exist_ok=True)
+        planned.book.save(planned.out)
+    except OSError as e:
+        raise _unwritable(planned, e) from None
+
+
+def _unwritable(planned: Planned, e: OSError) -> UserError:
+    where = e.filename or planned.plan.runs_dir
+    return UserError(f"cannot write {where}: {e.strerror or e}; choose another out=DIR or runs=DIR.")
 
 
 def follow_plan(planned: Planned, say: Callable[[str], None]) -> dict[str, RunState]:

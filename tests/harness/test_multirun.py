@@ -32,8 +32,8 @@ def installed(package):
 LAUNCHERS = ["basic", *(name for name, (package, _) in PLUGINS.items() if installed(package))]
 
 
-def command(folder, module, *words):
-    env = {**os.environ, "HYPERLAW_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+def command(folder, module, *words, **more):
+    env = {**os.environ, "HYPERLAW_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **more}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run([sys.executable, "-m", module, *words], cwd=folder, env=env, capture_output=True, text=True,
                           timeout=300)  # fmt: skip
@@ -89,10 +89,56 @@ def test_a_wrong_request_is_a_line(tmp_path, monkeypatch, capsys, words, said):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYPERLAW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "stderr", sys.stderr)  # which main() wraps
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))  # which main() wraps
     before = sys.argv
     words = words if "model.width" in words[0] else ["model.width=16", *words]
     assert main(["-m", *TINY, *words]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and len(error.splitlines()) <= 2 and "Traceback" not in error
     assert sys.argv is before and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words, said", [
+    (["out=/proc/x", "optimizer.lr=1e-3,2e-3"], "cannot write /proc/x"),
+    (["hydra.sweep.nosuch=3"], "Could not override 'hydra.sweep.nosuch'."),
+    (["hydra/launcher=nosuch"], "Could not find 'hydra/launcher/nosuch'"),
+    (["hydra.sweeper.params={optimizer.lr: '1e-3,2e-3'}"], "hydra.sweeper.params"),
+    (["hydra.sweep.dir=/dev/null/x"], "/dev/null"),
+])  # fmt: skip
+def test_what_hydra_or_the_disk_refuses_is_a_line(tmp_path, monkeypatch, capsys, words, said):
+    from harness.multirun import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYPERLAW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for name in ("stdout", "stderr", "argv"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    assert main(["-m", *TINY, "model.width=16", *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert said in error[-1] and error[-1].startswith("hyperlaw: ")
+    assert [line for line in error[:-1] if not line.startswith("data=markov: ")] == []  # data is prepared first
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_failed_point_is_a_line_and_nobody_reads_its_secrets(tmp_path, launcher):
+    chosen = [f"hydra/launcher={launcher}", PLUGINS[launcher][1]] if launcher != "basic" else []
+    secret = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
+    words = ["model.width=16", "launcher.point_seconds=0.001", f"tracking.project={secret}"]
+    done = command(tmp_path, "harness.train", "-m", *chosen, *TINY, *words, HF_TOKEN=secret)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in said, said
+    assert done.stderr.splitlines()[-1].startswith("hyperlaw: ") and "is used up" in done.stderr.splitlines()[-1]
+    assert "tracking.project=***" in done.stdout and secret not in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in (".pkl", ".pickle")]
+    assert any(path.name == "multirun.yaml" for path in files)
+    assert [path for path in files if secret in path.read_text("utf-8", "replace")] == []
+
+
+def test_help_is_help(capsys, monkeypatch):
+    from harness.multirun import main
+
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    assert main(["-m", "--help"]) == 0 and "python -m harness.train -m" in capsys.readouterr().out
