@@ -22,7 +22,8 @@ _PLACE_NAME = re.compile(r"_(?:FILE|PATH|DIR|FOLDER)$", re.IGNORECASE)  # where 
 SHORTEST = 6  # a shorter value would take every second word out of a text
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"), HIDDEN),  # scheme://user:password@host
-    (re.compile(rf"\b([A-Z0-9_]*{NAME}[A-Z0-9_]*\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)"), rf"\1{HIDDEN}"),
+    # Looked for from where a name begins only, so that the time of a long text grows as the text.
+    (re.compile(rf"(?<![A-Z0-9_])((?=[A-Z0-9_]*{NAME})[A-Z0-9_]+\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)"), rf"\1{HIDDEN}"),
     (re.compile(r"([?&](?:\w*token|\w*key|\w*secret|password|sig|[\w-]*signature|[\w-]*credential)=)[^&\s'\"]+", re.I),
      rf"\1{HIDDEN}"),
     (re.compile(r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.I), rf"\1{HIDDEN}"),

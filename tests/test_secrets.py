@@ -51,6 +51,7 @@ def test_what_is_secret_and_what_is_not(known, monkeypatch):
         ("s3?X-Amz-Signature=abc123", "s3?X-Amz-Signature=***"),
         ("Authorization: Bearer abcdefgh123", "Authorization: Bearer ***"),
         ("export OTHER_API_KEY='a b'; go", "export OTHER_API_KEY=***; go"),
+        ("a_long_name.LAB_" + "X" * 300 + "_TOKEN_1 = abc", "a_long_name.LAB_" + "X" * 300 + "_TOKEN_1 = ***"),
         ("sk-my%2Bservice%2Fkey%3D0123", "***"),
         ("hf_someone0Elses0Token", "***"),
         ("clear\x1b[2Jed\x07", "clear[2Jed"),
@@ -60,6 +61,16 @@ def test_what_is_secret_and_what_is_not(known, monkeypatch):
                  "data.path=/a/b@c/d", "~/x.txt: the disk is full", "two\nlines\tof text"):  # fmt: skip
         assert redact(text) == text
     assert redact_all({"setup": [f"x {NETRC}"], NETRC: 1}) == {"setup": ["x ***"], "***": 1}
+
+
+@pytest.mark.parametrize("part", ["TOKEN", "A", "A=", "TOKEN=\"", "TOKEN ", "://", "://a@", "?token", "?a", "bearer ",
+                                  "bearer", " ", "hf_", "hf_a", "TOKEN= "])  # fmt: skip
+def test_the_time_of_a_long_text_grows_as_the_text(known, part):
+    """A megabyte of a log or of an error's message, as a library may write it."""
+    text = part * (1_000_000 // len(part))
+    begun = time.process_time()
+    redact(text)
+    assert time.process_time() - begun < 3  # of minutes, where it grows as the square
 
 
 def test_wandb_offline_and_the_run_directories_hold_no_secret(tmp_path):
@@ -110,6 +121,27 @@ def test_errors_that_quote_a_token_are_written_without_it(tmp_path):
     assert "reading with ***" in log and "RuntimeError: 401 for ***" in log
     assert found_in(*(tmp_path / name for name in ("out", "failed", "cache"))) == []
     assert not [w for w in (*SECRETS.values(), NETRC, TOKEN_FILE) if w in failed.stdout + failed.stderr]
+
+
+def test_a_traceback_of_the_hydra_entry_is_written_without_a_token(tmp_path):
+    """A fault in a library before anything starts, of `python -m harness.train` with and without -m."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'harness.train' in sys.orig_argv:\n"
+        "    import sweeps.launch\n"
+        "    def prepare_plan(*_, **__):\n"
+        "        print('reading with', os.environ['HF_TOKEN'])\n"
+        "        raise RuntimeError('401 for ' + os.environ['WANDB_API_KEY'])\n"
+        "    sweeps.launch.prepare_plan = prepare_plan\n"
+    )
+    env = {**os.environ, **environment(tmp_path / "home"), "HYPERLAW_CACHE": str(tmp_path / "cache"),
+           "PYTHONPATH": f"{tmp_path}:{ROOT}"}  # fmt: skip
+    for flag in ([], ["-m"]):
+        failed = subprocess.run([sys.executable, "-m", "harness.train", *flag, *TINY], cwd=tmp_path, env=env,
+                                capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert failed.returncode == 1 and "RuntimeError: 401 for ***" in failed.stderr, failed.stderr
+        assert "reading with ***" in failed.stdout
+        assert not [w for w in SECRETS.values() if w in failed.stdout + failed.stderr]
 
 
 def test_a_config_of_others_cannot_fetch_a_secret(tmp_path, known, monkeypatch):
