@@ -17,6 +17,7 @@ LIMIT = 1 << 20  # bytes of a point.yaml, status.json, result.json
 LAWS_LIMIT = 64 << 20  # bytes of a laws.json
 DEEPEST = 10_000  # marks that open a level of YAML; beyond 100,000 libyaml's caller overflows the stack
 MAX_CELLS = 200_000_000  # of a parquet file, whose rows may take no space in it
+MAX_BYTES = 1 << 30  # of its texts, each row's its own, and of its pages
 LONGEST_NUMBER = 400  # characters
 ERRORS = (OSError, ValueError, RecursionError, MemoryError, yaml.YAMLError)
 
@@ -68,18 +69,81 @@ def plain(value: Any) -> Any:
     return str(value)[:1000]
 
 
-def read_parquet(path: str | os.PathLike, columns: list[str] | None = None) -> pd.DataFrame:
-    """The columns (default: all) of a parquet file. Raises OSError, ValueError, KeyError; also where its rows are more than
-    memory should be given to."""
+def read_parquet(path: str | os.PathLike, columns: list[str] | None = None, numeric: bool = False) -> pd.DataFrame:
+    """The columns (default: all that hold single values) of a parquet file, as numbers and texts; `numeric`: texts are
+    refused. Raises OSError, ValueError, KeyError; also where it stands for more than memory should be given to, which a
+    small file can: repeated values take no space in it."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     if not Path(path).is_file():
         raise FileNotFoundError(2, "no such file", str(path))
-    with parquet.ParquetFile(path) as file:
-        rows, names = file.metadata.num_rows, file.schema_arrow.names
-        rows = max(rows, sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)))
-    if missing := set(columns or ()) - set(names):
+    try:
+        with parquet.ParquetFile(path) as file:
+            names, texts = _columns(file, columns, numeric)
+        # A text that many rows repeat is held once.
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+            found, size = [], 0
+            for group in range(file.metadata.num_row_groups):
+                found.append(file.read_row_group(group, columns=names))
+                size += sum(map(_text_bytes, found[-1].columns))
+                if size > MAX_BYTES:
+                    raise ValueError(f"its texts are more than {MAX_BYTES:,} bytes")
+            found = [_written_out(table) for table in found] or [file.schema_arrow.empty_table().select(names)]
+            return pa.concat_tables(found).replace_schema_metadata(None).to_pandas()
+    except pa.ArrowNotImplementedError as e:  # no ValueError, as the others are
+        raise ValueError(str(e)) from None
+
+
+def _columns(file: Any, wanted: list[str] | None, numeric: bool) -> tuple[list[str], list[str]]:
+    """(names of the columns to read, those of texts among them), by what the footer says of them."""
+    from pyarrow import types
+
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    rows = max(file.metadata.num_rows, sum(group.num_rows for group in groups))
+    schema = file.schema_arrow
+    if missing := set(wanted or ()) - set(schema.names):
         raise KeyError(min(missing))
-    if rows * len(columns or names) > MAX_CELLS:
-        raise ValueError(f"{rows:,} rows of {len(columns or names)} columns are more than is read at once")
-    return pd.read_parquet(path, columns=columns)
+    kinds = {f.name: f.type for f in schema if wanted is None or f.name in wanted}
+    kinds = {n: t for n, t in kinds.items() if not types.is_nested(t) and not hasattr(t, "extension_name")}
+    if missing := set(wanted or ()) - set(kinds):
+        raise ValueError(f"column {min(missing)} holds no single values")
+    numbers = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    if numeric and (texts := [n for n, t in kinds.items() if not any(number(t) for number in numbers)]):
+        raise ValueError(f"column {texts[0]} holds {kinds[texts[0]]}, no numbers")
+    if rows * len(kinds) > MAX_CELLS:
+        raise ValueError(f"{rows:,} rows of {len(kinds)} columns are more than is read at once")
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    fixed = rows * sum(leaf.length for leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.path in kinds)
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    if fixed + sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in kinds) > MAX_BYTES:
+        raise ValueError(f"it stands for more than {MAX_BYTES:,} bytes")
+    is_text = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return list(kinds), [n for n, t in kinds.items() if any(text(t) for text in is_text)]
+
+
+def _text_bytes(column: Any) -> int:
+    """Bytes of a column of texts (a dictionary and indices into it) once each row has its own."""
+    import numpy as np
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return 0
+    size = 0
+    for chunk in column.chunks:
+        if types.is_primitive(chunk.dictionary.type):
+            continue
+        lengths = compute.binary_length(chunk.dictionary).fill_null(0).to_numpy().astype(np.int64)
+        counts = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=len(lengths))
+        size += int(counts @ lengths)
+    return size
+
+
+def _written_out(table: Any) -> Any:
+    """`table` with texts instead of indices into a dictionary."""
+    from pyarrow import types
+
+    for i, field in enumerate(table.schema):
+        if types.is_dictionary(field.type):
+            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
+    return table

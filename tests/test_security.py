@@ -13,6 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -103,6 +104,7 @@ def curve_attacks():
         found[name.decode()] = parquet(pa.field("step", pa.float64(), metadata=marks), pa.array([1.0, 2.0]))
     found["pickle"] = evil
     found["text"] = parquet(pa.field("step", pa.string()), pa.array(["x", "y"]))
+    found["digits"] = parquet(pa.field("step", pa.string()), pa.array(["1" + "0" * 100_000] * 2))
     found["pandas"] = parquet(pa.field("step", pa.float64()), pa.array([1.0]), {b"pandas": evil})
     found["pandas_json"] = parquet(pa.field("step", pa.float64()), pa.array([1.0]), {b"pandas": b"[" * DEEP})
     many = pa.table({n: pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), pa.array([1.0])).cast(pa.float64())
@@ -171,6 +173,36 @@ def hostile(trained, tmp_path, canary):
     return runs
 
 
+def text_bomb(kind):
+    """A parquet file of some kilobytes with one text of 100 kB in 40,000 rows: as strings, as a dictionary or bytes, in row
+    groups that each hold it again, or of fixed length."""
+    big, rows = b"x" * 100_000, np.zeros(40_000, np.int8)
+    sink, numbers = io.BytesIO(), pa.array(np.full(len(rows), 2.0))
+    texts = pa.DictionaryArray.from_arrays(pa.array(rows), pa.array([big if kind == "bytes" else big.decode()]))
+    table = pa.table({"run_id": texts, "lr": numbers, "loss": numbers})
+    if kind == "fixed":
+        few = pa.table({"run_id": pa.array([big] * 50, pa.binary(len(big))), "lr": numbers[:50]})
+        with pq.ParquetWriter(sink, few.schema, compression="zstd") as writer:
+            for _ in range(400):
+                writer.write_table(few)
+    else:
+        pq.write_table(table, sink, compression="zstd", store_schema=kind == "dictionary",
+                       row_group_size=1000 if kind == "groups" else None)  # fmt: skip
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["strings", "dictionary", "groups", "bytes", "fixed"])
+def test_a_small_file_of_much_text_is_refused(tmp_path, capsys, kind):
+    content = text_bomb(kind)
+    assert len(content) < 1 << 20
+    (tmp_path / "t.parquet").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main(["fit", "analysis=lr", f"table={tmp_path / 't.parquet'}", f"out={tmp_path}"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "more than" in said and len(said.splitlines()) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in KiB
+
+
 def test_every_reader_survives_a_hostile_folder_of_runs(trained, tmp_path, canary):
     runs = hostile(trained, tmp_path, canary)
     table = run(trained, "table", f"runs={runs}", "--out", str(tmp_path / "t.csv"), memory=8 << 30)
@@ -182,7 +214,7 @@ def test_every_reader_survives_a_hostile_folder_of_runs(trained, tmp_path, canar
     out = subprocess.run([sys.executable, "-c", CURVES, str(runs)], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
                          capture_output=True, timeout=240)  # fmt: skip
     assert out.returncode == 0, out.stderr
-    for kind in ("curve_rows", "curve_pickle", "curve_text", "curve_pandas.period"):
+    for kind in ("curve_rows", "curve_pickle", "curve_text", "curve_digits", "curve_pandas.period"):
         assert f"run {kind}: curve.parquet cannot be read" in out.stdout, kind
     assert honest not in out.stdout
 

@@ -100,7 +100,7 @@ def read_curves(runs: str | os.PathLike, loss: str = "validation_loss") -> pd.Da
             if row["run_id"] not in folders:  # an id is no path: ../other would lead elsewhere
                 raise FileNotFoundError
             path = folders[row["run_id"]] / "curve.parquet"
-            curve = read_parquet(path, [*dict.fromkeys(("step", "tokens", "lr", "train_loss", loss))])
+            curve = read_parquet(path, [*dict.fromkeys(("step", "tokens", "lr", "train_loss", loss))], numeric=True)
             frame = curve[["step", "tokens", "lr", "train_loss"]].assign(loss=curve[loss]).apply(pd.to_numeric)
         except FileNotFoundError:
             damaged.append(f"run {row['run_id']}: curve.parquet is missing")
