@@ -31,6 +31,8 @@ from harness.rundir import LostRun, RunDirectory, finished, read_status
 PARALLEL = ("ddp", "fsdp")
 TICK_SECONDS = 0.1
 LEAVE_SECONDS = 8.0  # for rank 0 to hear that it shall stop; less than a launcher waits for its workers
+OVERDUE_SECONDS = 20.0  # that ranks may be late at their time limit; less than a launcher waits for its workers
+BEGIN_SECONDS = 900.0  # and their start and the first step with its compilation, of which nothing is heard
 BLAME_SECONDS = 2.0  # when one rank dies the others fail too, and may say so first
 
 
@@ -72,6 +74,8 @@ def supervise(run: RunDirectory, runtime: Any, on_progress: Callable[[int, int, 
                 ranks.kill()
         if status == "unheard":
             return _stopped(run)
+        if status == "overdue":
+            return _out_of_time(run, runtime.point_seconds)
         if status != "out_of_memory":
             return status
         micro_batch = min(share, news["micro_batch"])
@@ -90,6 +94,14 @@ def _stopped(run: RunDirectory) -> str:
     return "stopped"
 
 
+def _out_of_time(run: RunDirectory, limit: float) -> str:
+    step = read_status(run.path).get("step") or 0
+    message = (f"launcher.point_seconds={limit:g} is used up and the ranks gave no answer, so they were killed; "
+               "a higher limit goes on from the last checkpoint")  # fmt: skip
+    run.status("failed", step, {"type": "time_limit", "message": message, "step": step})
+    return "failed"
+
+
 def _ended(run: RunDirectory) -> str | None:
     """How this attempt has ended the run, though nobody could say so any more."""
     status = finished(run.path)
@@ -105,7 +117,7 @@ class _Ranks:
     """The processes of one group and what they say: (rank, message), the last one {"event": "exit", "code"}."""
 
     def __init__(self, run: RunDirectory, runtime: Any, micro_batch: int, meeting: str):
-        self.run, self.said = run, queue.Queue()
+        self.run, self.runtime, self.said = run, runtime, queue.Queue()
         self.processes: list[subprocess.Popen] = []
         scratch = str(run.scratch) if run.scratch else None
         order = {"point": run.point.to_dict(), "run_dir": str(run.path), "attempt": run.attempt, "scratch": scratch,
@@ -123,8 +135,9 @@ class _Ranks:
             raise
 
     def watch(self, on_progress, should_stop) -> tuple[str, dict]:
-        """(status, message) of how the group ended; "unheard": it did not hear in time that it shall stop."""
-        asked, heard = None, False
+        """(status, message) of how the group ended; "unheard": it did not hear in time that it shall stop; "overdue": it
+        hangs, and its time is used up."""
+        asked, heard, begun, first = None, False, time.monotonic(), None
         while True:
             with contextlib.suppress(queue.Empty):
                 rank, message = self.said.get(timeout=TICK_SECONDS)
@@ -132,6 +145,7 @@ class _Ranks:
                 if event == "ask":
                     self._send(rank, {"mine": self.run.still_mine()})
                 elif event == "progress":
+                    first = first or time.monotonic()
                     on_progress(message["step"], message["steps"], message["loss"])
                 elif event == "stopping":
                     heard = True
@@ -146,6 +160,16 @@ class _Ranks:
                 self._send(0, {"stop": True})
             if asked is not None and not heard and time.monotonic() - asked > LEAVE_SECONDS:
                 return "unheard", {}
+            if self._overdue(begun, first):
+                return "overdue", {}
+
+    def _overdue(self, begun: float, first: float | None) -> bool:
+        """Whether the ranks took longer than their time limit allows, since their first progress. They keep it
+        themselves, unless one hangs."""
+        limit = self.runtime.point_seconds
+        if not limit:
+            return False
+        return time.monotonic() - (first or begun) > limit + OVERDUE_SECONDS + (0 if first else BEGIN_SECONDS)
 
     def kill(self) -> None:
         """End what is left of the processes."""
