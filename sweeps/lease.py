@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -30,6 +32,7 @@ from harness.files import read_json, write_json
 from harness.untrusted import no_link
 
 FOLDER = "attempts"
+HOLDER_BYTES = 2**16  # at most, of an attempt's file
 NUMBER = re.compile(r"[0-9]{1,18}\.json")
 
 
@@ -123,11 +126,9 @@ def newest_attempt(run_dir: Path, now: float | None = None) -> Attempt | None:
         numbers = [int(name[:-5]) for name in os.listdir(folder) if NUMBER.fullmatch(name)]
         if not numbers:
             return None
-        path = attempt_path(run_dir, max(numbers))
-        touched = path.stat().st_mtime
+        touched, holder = _read(attempt_path(run_dir, max(numbers)))
     except OSError:
         return None
-    holder = read_json(path) or {}
     here = holder.get("machine") == _machine()
     pid = holder.get("pid")
     pid = pid if isinstance(pid, int) and pid > 0 else 0  # none, in a damaged file
@@ -140,6 +141,20 @@ def newest_attempt(run_dir: Path, now: float | None = None) -> Attempt | None:
         pid=pid,
         host=holder.get("host", "?"),
     )
+
+
+def _read(path: Path) -> tuple[float, dict]:
+    """(when it was last touched, what it says) of an attempt's file. Opened before it is looked at: on NFS that asks the
+    server, where a mere stat may answer from seconds ago. Raises OSError where it is absent."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as f:
+        found = os.fstat(file)
+        text = f.read(HOLDER_BYTES) if stat.S_ISREG(found.st_mode) else b""
+    try:
+        holder = json.loads(text)
+    except (ValueError, RecursionError):
+        holder = None
+    return found.st_mtime, holder if isinstance(holder, dict) else {}
 
 
 def attempt_path(run_dir: Path, number: int) -> Path:
