@@ -8,40 +8,50 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from harness.point import Point
-from sweeps.records import queued
+from sweeps.records import look
 from sweeps.squeue import here
-from sweeps.status import RunState, read_states
+from sweeps.status import FAILED, RunState, read_states
+from sweeps.text import count_noun, duration
 
 LOOK_SECONDS = 2.0, 30.0  # between two looks: at the start, after a while
 AGING = 20.0
 SAY_SECONDS = 30.0
+UNSEEN_LEASES, UNSEEN_SECONDS = 3, 60.0  # without a sign of life where the queue cannot be seen: leases, at least seconds
 
 
-def waiting(out: Path, states: Mapping[str, RunState]) -> dict[str, str]:
-    """Run id -> where it waits, of the points that are not finished. Where squeue does not tell, what failed is taken for
-    given up."""
-    found = {i: where for i, where in queued(out).items() if i in states and states[i].left}
-    if here():
-        return found
-    return {i: where for i, where in found.items() if states[i].status not in ("failed", "out_of_memory")}
+def waiting(out: Path, states: Mapping[str, RunState]) -> tuple[dict[str, str], str]:
+    """Run id -> where it waits, of the points that are neither finished nor in training, and why the queue cannot be seen
+    ("" where it can). Where there is no squeue, what failed is taken for given up."""
+    found, unseen = look(out)
+    found = {i: where for i, where in found.items() if i in states and states[i].left and states[i].status != "running"}
+    return {i: where for i, where in found.items() if here() or states[i].status not in FAILED}, unseen
 
 
 def follow(points: Iterable[Point], runs_dir: Path, out: Path, lease_seconds: float, cache: Path,
            say: Callable[[str], None]) -> dict[str, RunState]:  # fmt: skip
-    """Blocks; returns the last states. `say` gets a line now and then."""
+    """Blocks; returns the last states. `say` gets a line now and then. Where the queue cannot be seen and points are in it
+    as far as is known, it ends once nothing has moved for so long that none of them may be left there."""
     points, begun, said, quiet = list(points), time.monotonic(), None, 0
+    moved, before = begun, None
+    patience = max(UNSEEN_LEASES * lease_seconds, UNSEEN_SECONDS)
     while True:
         states = read_states(points, runs_dir, lease_seconds, cache)
         running = sum(1 for s in states.values() if s.status == "running")
-        queue = waiting(out, states)
+        queue, unseen = waiting(out, states)
         # Between the end of one allocation and the start of the next a point may be seen in neither place.
         quiet = 0 if running or queue else quiet + 1
         if quiet > 1 or not any(s.left for s in states.values()):
             return states
         now = time.monotonic()
+        if running or before != (states, queue):  # a new submission too
+            moved, before = now, (states, queue)
+        if unseen and queue and now - moved >= patience:
+            say(f"{count_noun(len(queue), 'point')} may wait in Slurm's queue, which cannot be seen here ({unseen}); "
+                f"nothing moved for {duration(now - moved)}: this ends, `hyperlaw status --wait` on a login node tells more")
+            return states
         line = f"{sum(1 for s in states.values() if not s.left)}/{len(points)} points finished, {running} in training"
         line += f", {len(queue)} in the queue" if queue else ""
         if said is None or (line != said[0] and now - said[1] >= SAY_SECONDS):
-            say(line + ("" if here() or not queue else f" ({next(iter(queue.values())).rpartition('; ')[2]})"))
+            say(line + (f" ({unseen})" if queue and unseen else ""))
             said = line, now
         time.sleep(min(max((now - begun) / AGING, LOOK_SECONDS[0]), LOOK_SECONDS[1]))

@@ -104,12 +104,17 @@ def live(records: Iterable[Record], entries: Iterable[Entry]) -> Iterator[tuple[
 def queued(out: Path) -> dict[str, str]:
     """Run id -> where it waits or runs, of what the sweep in `out` has in Slurm's queue, as far as this machine can
     tell. The caller leaves out those that are finished."""
+    return look(out)[0]
+
+
+def look(out: Path) -> tuple[dict[str, str], str]:
+    """`queued`, and why the queue cannot be seen, "" where it can."""
     records = read_records(out)
     if not records:
-        return {}
+        return {}, ""
     entries = squeue.queue(r.user for r in records) if squeue.here() else None
     if entries is not None:
-        return {i: entry.where for _, array, n, entry in live(records, entries) for i in array.elements[n]}
+        return {i: entry.where for _, array, n, entry in live(records, entries) for i in array.elements[n]}, ""
     why = "squeue does not answer" if squeue.here() else "squeue is not here"
     return {i: f"submitted to Slurm by {r.user} at {r.submitted}; {why}"
-            for r in records for array in r.arrays for element in array.elements for i in element}  # fmt: skip
+            for r in records for array in r.arrays for element in array.elements for i in element}, why  # fmt: skip

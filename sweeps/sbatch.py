@@ -35,8 +35,8 @@ def check_values(config: Config) -> None:
     if launcher.time is not None and launcher.signal_seconds >= 60 * minutes(launcher.time):
         raise UserError(f"launcher.signal_seconds={launcher.signal_seconds} is not below launcher.time={launcher.time}: "
                         "there would be no time to train.")  # fmt: skip
-    if launcher.memory is not None and not re.fullmatch(r"[1-9]\d*[KMGT]?B?", str(launcher.memory).upper()):
-        raise UserError(f"launcher.memory={launcher.memory} is no size: say 16G, 500M, or megabytes.")
+    if launcher.memory is not None and not re.fullmatch(r"0|[1-9]\d*[KMGT]?B?", str(launcher.memory).upper()):
+        raise UserError(f"launcher.memory={launcher.memory} is no size: say 16G, 500M, megabytes, or 0, all of a node.")
     if config.device == "cuda" and launcher.gpus == 0:
         raise UserError("device=cuda with launcher.gpus=0: say how many GPUs an allocation has, launcher.gpus=1.")
     if config.device == "cpu" and launcher.gpus > 0:

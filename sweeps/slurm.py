@@ -61,6 +61,7 @@ class SlurmLaunch(Watch):
         self.name, self.inside = plan.name, settings
         self.scratch = private_folder(settings.cache / private_name("slurm"))
         self.refused, self.refusals = 0.0, 0  # until when, how often
+        self.submitted = False  # anything
         super().__init__(plan, settings, display)
 
     # ---- submitting
@@ -75,7 +76,7 @@ class SlurmLaunch(Watch):
                               "that it trains are not trained twice", important=True)  # fmt: skip
         by_run = {p.id: job for job in self.waiting.values() for p in job.points}
         taken = Counter()
-        for record, array, index, entry in live(records, entries or []):
+        for record, array, index, entry in live(records, (e for e in entries or [] if not e.dying)):
             jobs = [by_run[i] for i in array.elements[index] if i in by_run and by_run[i].id in self.waiting]
             jobs = [j for j in jobs if not any(gave_up(self.states[p.id], record.attempts) for p in j.points)]
             if jobs:
@@ -97,8 +98,10 @@ class SlurmLaunch(Watch):
     def assign(self) -> None:
         """Submit all that waits, as far as `max_running` leaves room."""
         jobs = [job for job in self.waiting.values() if job.id not in self.elsewhere and job.id not in self.barred]
-        limit = self.settings.engine["max_running"]
-        if limit is not None:  # each array has a limit for itself
+        limit, after = self.settings.engine["max_running"], set()
+        if limit is not None and self.settings.detach:  # nobody submits later, when there is room
+            after = {e.id.partition("_")[0] for e in self.elements.values()}
+        elif limit is not None:  # each array has a limit for itself
             limit -= len(self.elements)
         if not jobs or (limit is not None and limit < 1) or time.monotonic() < self.refused:
             return
@@ -108,26 +111,22 @@ class SlurmLaunch(Watch):
         runs = {i: [p.id for p in job.points] for e in self.elements.values() for i, job in e.jobs.items()}
         shares = pack(jobs, self.settings.engine["points_per_job"])
         try:
-            submission.submit(shares, limit, runs)
+            submission.submit(shares, limit, runs, after)
         except UserError as e:
             self._refused(e, jobs)
             return
-        self.refusals = 0
+        self.refusals, self.submitted = 0, True
         by_run = {p.id: job for job in jobs for p in job.points}
         for array in record.arrays:
             for i, runs_of in enumerate(array.elements):
                 element = Element(element_id(array, i), record.folder, True, record.attempts)
                 self._fly((array.name, i), element, list({by_run[r].id: by_run[r] for r in runs_of}.values()))
-            self.display.line(self._submitted(array))
+            self.display.line(_in_words(array, after))
         self.looked_queue = time.monotonic()
-
-    def _submitted(self, array: Array) -> str:
-        points = sum(len(runs) for runs in array.elements)
-        return f"Slurm job {array.job}: {count_noun(points, 'point')} in {count_noun(len(array.elements), 'allocation')}"
 
     def _refused(self, error: UserError, jobs: list[Job]) -> None:
         self.refusals += 1
-        if not any(e.own for e in self.elements.values()) and not self.attempts:
+        if not self.submitted and not self.attempts:
             raise error
         self.display.line(str(error), important=True)
         self.refused = time.monotonic() + REFUSED_SECONDS
@@ -145,6 +144,9 @@ class SlurmLaunch(Watch):
             self.elements.clear()
         self.summary.queued = sum(len(e.jobs) for e in self.elements.values())
         self.summary.left, self.summary.seconds = len(self.waiting), time.monotonic() - begun
+        if self.waiting:
+            why = "stopped before" if self.summary.signal else "the same command submits what is left"
+            self.display.line(f"{count_noun(len(self.waiting), 'point')} not in the queue: {why}", important=True)
         return self.summary
 
     # ---- watching
@@ -173,8 +175,10 @@ class SlurmLaunch(Watch):
         jobs = sorted({e.id for e in self.elements.values() if e.own})
         if jobs:
             arrays = ", ".join(sorted({job.partition("_")[0] for job in jobs}))
+            trains = bool({r.job.id for r in self.running()} & self._own_jobs())
             took = squeue.cancel(jobs)
-            self.display.line(f"cancelled Slurm job {arrays}: its points checkpoint; the same command goes on with them"
+            what = "its points checkpoint" if trains else "none of its points is in training"
+            self.display.line(f"cancelled Slurm job {arrays}: {what}; the same command goes on with them"
                               if took else f"scancel failed: `scancel {' '.join(arrays.split(', '))}`", important=True)
             self._wait_for_leave(LEAVING_SECONDS * took)
         others = sorted({e.id.partition("_")[0] for e in self.elements.values() if not e.own})
@@ -189,12 +193,19 @@ class SlurmLaunch(Watch):
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.killed:
             self._look_at_files()
-            own = {job.id for e in self.elements.values() if e.own for job in e.jobs.values()}
-            if not any(r.job.id in own for r in self.running()):
+            if self._own_jobs().isdisjoint(r.job.id for r in self.running()):
                 break
             time.sleep(TICK_SECONDS)
+
+    def _own_jobs(self) -> set[str]:
+        return {job.id for e in self.elements.values() if e.own for job in e.jobs.values()}
 
     def _show(self, final: bool = False) -> None:
         runs = sum(1 for e in self.elements.values() if e.entry and e.entry.runs)
         self.progress.note = f"Slurm: {len(self.elements) - runs} wait, {runs} run" if self.elements else ""
         super()._show(final)
+
+
+def _in_words(array: Array, after: set[str]) -> str:
+    points, behind = sum(len(runs) for runs in array.elements), f", after job {', '.join(sorted(after))}" if after else ""
+    return f"Slurm job {array.job}: {count_noun(points, 'point')} in {count_noun(len(array.elements), 'allocation')}{behind}"

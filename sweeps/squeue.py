@@ -12,6 +12,9 @@ from dataclasses import dataclass
 ANSWER_SECONDS = 20.0
 UNTIL = re.compile(r"(?:^|\s)(JobState|ExitCode|Reason|Restarts)=(\S+)")
 CANCELLED_AT_ONCE = 500  # ids on one command line
+NOT_ENDED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SUSPENDED")
+# Reasons to wait that pass by themselves.
+ORDINARY = ("Priority", "Resources", "JobArrayTaskLimit", "Dependency", "BeginTime", "None", "")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Entry:
     @property
     def runs(self) -> bool:
         return self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+
+    @property
+    def dying(self) -> bool:
+        """Cancelled or through, and still checkpointing or in the cluster's epilog."""
+        return self.state == "COMPLETING"
 
     @property
     def where(self) -> str:
@@ -60,7 +68,7 @@ def ending(job: str) -> tuple[str, str]:
     """(state, exit code) of a job that left the queue, from sacct, else from scontrol while it remembers; "" unknown."""
     out = call("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,ExitCode")
     rows = [line.split("|") for line in (out or "").splitlines()]
-    if rows and len(rows[-1]) == 2 and rows[-1][0]:
+    if rows and len(rows[-1]) == 2 and rows[-1][0] and rows[-1][0] not in NOT_ENDED:  # accounting may lag
         return rows[-1][0].split()[0], rows[-1][1]  # "CANCELLED by 1000"
     found = details(job)
     return found.get("JobState", ""), found.get("ExitCode", "")

@@ -83,24 +83,25 @@ class Submission:
         self.folder = Path(record.folder)
         self.limit = settings.engine["max_running"]
 
-    def submit(self, shares: list[Share], limit: int | None, runs: Mapping[str, list[str]]) -> None:
-        """`limit`: of elements that run at once; where there is one, arrays run one after the other. `runs`: job id -> run
-        ids of needs that are not among the shares' jobs. Raises UserError with sbatch's own words; what was submitted before
-        is then cancelled."""
+    def submit(self, shares: list[Share], limit: int | None, runs: Mapping[str, list[str]],
+               after: Iterable[str] = ()) -> None:  # fmt: skip
+        """`limit`: of elements that run at once; where there is one, arrays run one after the other, the first after the
+        Slurm jobs `after`. `runs`: job id -> run ids of needs that are not among the shares' jobs. Raises UserError with
+        sbatch's own words; what was submitted before is then cancelled."""
         parts = self._arrays(shares, limit)
         for k, part in enumerate(parts):
             elements = [[p.id for job in share.jobs for p in job.points] for share in part]
             self.record.arrays.append(Array(f"{self.name}-{self.record.id}-{k}", elements))
         self.record.write(self.settings.out)
         every = {job.id: [p.id for p in job.points] for share in shares for job in share.jobs} | dict(runs)
-        after = None
+        after = set(after)
         try:
             for array, part in zip(self.record.arrays, parts, strict=True):
                 spec = self._spec(array, part, every)
-                array.job = self._submit(array, spec, len(part), limit, self._dependency(part, after if limit else None))
+                array.job = self._submit(array, spec, len(part), limit, self._dependency(part, after if limit else ()))
                 for i, share in enumerate(part):
                     self.where.update({job.id: element_id(array, i) for job in share.jobs})
-                after = array.job
+                after = {array.job}
         except UserError:
             squeue.cancel(a.job for a in self.record.arrays if a.job)
             (self.settings.out / "launches" / f"{self.record.id}.json").unlink(missing_ok=True)
@@ -115,12 +116,11 @@ class Submission:
             alike[share.level, "" if limit else ",".join(sorted(share.needs))].append(share)
         return [part[i : i + size] for _, part in sorted(alike.items()) for i in range(0, len(part), size)]
 
-    def _dependency(self, part: list[Share], after: str | None) -> str | None:
+    def _dependency(self, part: list[Share], after: Iterable[str]) -> str | None:
         needed = {self.where[need] for share in part for need in share.needs if need in self.where}
         if len(needed) > LONG_LIST:
             needed = {job.partition("_")[0] for job in needed}
-        if after:
-            needed.add(after)
+        needed.update(after)
         return f"afterany:{':'.join(sorted(needed))}" if needed else None
 
     def _spec(self, array: Array, part: list[Share], every: Mapping[str, list[str]]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
 from sweeps import squeue
@@ -20,6 +21,9 @@ from sweeps.text import count_noun
 FILES_SECONDS = 1.0  # between two looks at the run directories
 QUEUE_SECONDS = 2.0, 30.0  # between two looks at the queue: of a young launch, of an old one
 AGING = 20.0  # the age of a launch over the time between two looks
+LOST = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT")  # endings that no point brings about
+LOSSES = 10  # of them that a point may suffer before they count as failed attempts
+REASON_SECONDS = 10.0  # that allocations wait before it is said why
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Watch(Launch):
         self.states: dict[str, RunState] = dict(plan.states)
         self.since: dict[str, float] = {}  # job id -> when it was first seen training
         self.barred: set[str] = set()  # jobs of cancelled allocations, and what needs them
+        self.losses: Counter = Counter()  # job id -> allocations that it lost
+        self.reasons: dict[str, float | None] = {}  # why allocations wait -> since when; None: it was said
         self.users, self.silent = {user_name()}, False
         self.looked_files = self.looked_queue = 0.0
         self.begun = time.monotonic()
@@ -102,21 +108,37 @@ class Watch(Launch):
             element.misses = 0 if element.entry else element.misses + 1
             if element.misses > 1:  # a state lags, and between two looks the files were read
                 gone.append(key)
+        self._say_why_they_wait()
         if gone:
             self._look_at_files()
         for key in gone:
             if key in self.elements:
                 self._gone(self.elements.pop(key))
 
+    def _say_why_they_wait(self) -> None:
+        """Each reason once; one that does not pass by itself again when it comes back."""
+        now, held = time.monotonic(), defaultdict(list)
+        for element in self.elements.values():
+            if element.entry and not element.entry.runs and element.entry.reason not in ("None", ""):
+                held[element.entry.reason].append(element.id)
+        self.reasons = {r: since for r, since in self.reasons.items()
+                        if r in held or (since is None and r in squeue.ORDINARY)}  # fmt: skip
+        for reason, ids in held.items():
+            since = self.reasons.setdefault(reason, now)
+            if since is not None and now - since >= REASON_SECONDS:
+                self.reasons[reason] = None
+                jobs = ", ".join(sorted({i.partition("_")[0] for i in ids}))
+                usual = reason in squeue.ORDINARY
+                more = "" if usual else f"; `scontrol show job {ids[0]}` says more"
+                self.display.line(f"Slurm job {jobs}: {count_noun(len(ids), 'allocation')} waiting ({reason}){more}",
+                                  important=not usual)  # fmt: skip
+
     def _gone(self, element: Element) -> None:
-        """An allocation ended and left jobs unfinished."""
+        """An allocation ended and left jobs unfinished. One that was lost is no fault of theirs; where it crashed, it
+        counts against the jobs that it had begun, or against all where it began none."""
         state, code = squeue.ending(element.id)
-        if state == "CANCELLED":
-            self.display.line(f"Slurm job {element.id} was cancelled: {count_noun(len(element.jobs), 'point')} left",
-                              important=True)  # fmt: skip
-        said = f" ({', '.join(filter(None, [state, code and f'exit {code}']))})" if state or code else ""
-        ended = f"Slurm job {element.id} ended{said} without finishing it"
-        kind = f"slurm_{(state or 'ended').lower()}"
+        begun = {i for i, job in element.jobs.items() if self._began(job, element)} or set(element.jobs)
+        again, crashed = [], []
         for job in element.jobs.values():
             self.where.pop(job.id, None)
             states = [self.states[p.id] for p in job.points]
@@ -133,16 +155,49 @@ class Watch(Launch):
                 self.barred.add(job.id)
             elif not self.finished.issuperset(job.needs):  # it had nothing to do, and goes behind what it needs
                 self.waiting[job.id] = job
+            elif job.id not in begun:
+                again.append(job)
+            elif state in LOST and self.losses[job.id] < LOSSES:
+                self.losses[job.id] += 1
+                self.summary.attempts += 1
+                again.append(job)
             else:
-                message = f"{ended}; {self._last_line(element, job)}"
-                self.failed(job, "failed", {"type": kind, "message": message, "step": None}, crashed=True)
+                crashed.append(job)
+        if state == "CANCELLED":
+            self.display.line(f"Slurm job {element.id} was cancelled: {count_noun(len(element.jobs), 'point')} left",
+                              important=True)  # fmt: skip
+        self._ended_badly(element, state, code, again, crashed)
+
+    def _began(self, job: Job, element: Element) -> bool:
+        """Whether a point of the job has had an attempt since the submission."""
+        return any(self.states[p.id].attempt > element.attempts.get(p.id, 0) for p in job.points)
+
+    def _ended_badly(self, element: Element, state: str, code: str, again: list[Job], crashed: list[Job]) -> None:
+        """One line for the allocation. `again`: jobs it does not count against; `crashed`: those it does."""
+        said = ", ".join(filter(None, [state, code and state not in LOST and f"exit {code}"]))
+        ended, failed = f"Slurm job {element.id} ended{said and f' ({said})'}", []
+        for job in crashed:
+            self.attempts[job.id] += 1
+            self.summary.attempts += 1
+            (again if self.attempts[job.id] < self.settings.max_attempts else failed).append(job)
+        self.waiting.update({job.id: job for job in again})
+        for job in failed:
+            message = f"{ended} without finishing it; {self._last_line(element, job)}"
+            self._record_failure(job.points[0], {"type": f"slurm_{(state or 'ended').lower()}", "message": message})
+            self._give_up(job, "failed", message)
+        parts = [f"{count_noun(len(jobs), 'point')} {what}"
+                 for jobs, what in ((again, "tried again"), (failed, "failed")) if jobs]  # fmt: skip
+        if parts:
+            log = f"; {self._last_line(element, crashed[0])}" if crashed else ""
+            self.display.line(f"{ended}: {', '.join(parts)}{log}", important=True)
 
     def _last_line(self, element: Element, job: Job) -> str:
         """What the allocation's log says of the job, else its end."""
         path = f"{element.folder}/{element.id}_0_log.out"
         with contextlib.suppress(OSError), open(path, errors="replace") as f:
             lines = [line.strip() for line in f if line.strip() and not line.startswith(("[", "submitit"))]
+            of_job = [line for line in lines if line.startswith(f"{job.id} ")]
+            own = [line for line in lines if not line.startswith(("slurmstepd:", "srun:"))]  # they say what `state` says
             if lines:
-                of_job = [line for line in lines if line.startswith(f"{job.id} ")]
-                return f"its log says: {(of_job or lines)[-1][:200]}"
+                return f"its log says: {(of_job or own or lines)[-1][:200]}"
         return f"no log in {path}"

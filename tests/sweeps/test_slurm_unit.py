@@ -1,5 +1,6 @@
 """What the Slurm launcher does that needs no Slurm: packing, what sbatch is asked for, records, signals' bookkeeping."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,15 +8,20 @@ import pytest
 
 from harness.config import Config, LauncherConfig
 from harness.errors import UserError
-from sweeps import squeue
+from sweeps import follow as following
+from sweeps import squeue, watching
 from sweeps.allocation import gave_up, read_job
+from sweeps.display import Display
 from sweeps.engines import engine_settings
 from sweeps.jobs import Job, Settings
+from sweeps.plan import make_plan
 from sweeps.records import Array, Record, live, new_id, queued, read_records
 from sweeps.sbatch import check_request, check_values, minutes, parameters
+from sweeps.slurm import SlurmLaunch
 from sweeps.squeue import Entry
 from sweeps.status import RunState
 from sweeps.submit import job_dict, pack
+from sweeps.watching import LOSSES, Element
 
 
 def job(name, seconds=1.0, key="a", needs=(), points=1):
@@ -94,6 +100,8 @@ def test_what_sbatch_is_asked_for(tmp_path):
     asked = parameters(settings(tmp_path, **given))
     assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"], asked["mem"]) == (2, 8, 60, "16G")
     assert asked["additional_parameters"] == {"requeue": True, "nice": 0}
+    check_values(config(memory="0"))
+    assert parameters(settings(tmp_path, memory="0"))["mem"] == "0"  # all of a node
     assert parameters(settings(tmp_path, gpus=2, sbatch={"gres": "gpu:h100:2"}))["gpus_per_node"] is None
 
 
@@ -139,3 +147,99 @@ def test_a_failure_counts_only_if_it_came_after_the_submission():
     failed = RunState("r", "failed", attempt=2)
     assert gave_up(failed, {"r": 1}) and gave_up(failed, {}) and not gave_up(failed, {"r": 2})
     assert not gave_up(RunState("r", "done", attempt=2), {})
+
+
+@pytest.fixture
+def flying(tiny, tmp_path, monkeypatch):
+    """`flying(state)` -> (launch, what it said, end): `end()` is the end in `state` of an allocation of two points, of
+    which the first had begun."""
+    monkeypatch.setattr(squeue, "call", lambda *command: None)
+
+    def make(state, code="0:0"):
+        points, _ = tiny("seed=0,1")
+        given = LauncherConfig(name="slurm")
+        plan = make_plan(points, tmp_path / "runs", given, tmp_path / "cache", "cpu", probe=False)
+        stream = io.StringIO()
+        launch = SlurmLaunch(plan, settings(tmp_path), Display(stream))
+        monkeypatch.setattr(squeue, "ending", lambda job: (state, code))
+        numbers = iter(range(1, 100))
+
+        def end():
+            element = Element("7", str(tmp_path), True, {i: s.attempt for i, s in launch.states.items()})
+            launch._fly(("a", 0), element, list(launch.waiting.values()))
+            first = points[0].id
+            launch.states[first] = RunState(first, "interrupted", 5, 9, next(numbers))
+            launch._gone(launch.elements.pop(("a", 0)))
+
+        return launch, stream, end, points
+
+    return make
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "BOOT_FAIL"])
+def test_a_lost_allocation_is_no_failed_attempt_up_to_a_cap(flying, state):
+    launch, stream, end, points = flying(state)
+    for _ in range(LOSSES):
+        end()
+    assert len(launch.waiting) == 2 and not launch.attempts and launch.losses == {points[0].id: LOSSES}
+    assert stream.getvalue().splitlines() == [f"Slurm job 7 ended ({state}): 2 points tried again"] * LOSSES
+    end()
+    end()
+    assert launch.summary.failed == 1 and list(launch.waiting) == [points[1].id] and not launch.barred
+
+
+def test_a_crashed_allocation_counts_against_the_points_that_it_began(flying):
+    launch, stream, end, points = flying("FAILED", "9:0")
+    end()
+    end()
+    assert launch.attempts == {points[0].id: 2} and list(launch.waiting) == [points[1].id]
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("Slurm job 7 ended (FAILED, exit 9:0): 2 points tried again; no log in ")
+    assert second.startswith("Slurm job 7 ended (FAILED, exit 9:0): 1 point tried again, 1 point failed; ")
+
+
+def test_cancelled_by_hand_is_not_submitted_again(flying):
+    launch, stream, end, _ = flying("CANCELLED")
+    end()
+    assert launch.barred == launch.waiting.keys() and "was cancelled: 2 points left" in stream.getvalue()
+
+
+def test_dying_elements_are_not_waited_for(flying, monkeypatch):
+    launch, _, _, points = flying("")
+    array = Array("mine-x-0", [[p.id] for p in points], "7")
+    Record("x", "ada", "login", "", "/scratch", [array]).write(launch.settings.out)
+    entries = [Entry("7_0", "mine-x-0", "COMPLETING", "None"), Entry("7_1", "mine-x-0", "RUNNING", "None")]
+    monkeypatch.setattr(squeue, "queue", lambda users: entries)
+    launch.attach()
+    assert list(launch.waiting) == [points[0].id] and list(launch.elements) == [("mine-x-0", 1)]
+
+
+def test_why_allocations_wait_is_said_once_and_when_it_changes(flying, monkeypatch):
+    launch, stream, _, _ = flying("")
+    monkeypatch.setattr(watching, "REASON_SECONDS", 0.0)
+    element = Element("7_0", "", True, {})
+    launch.elements["a", 0] = element
+    for reason in ("None", "Priority", "JobHeldUser", "JobHeldUser", "Priority", "JobHeldUser"):
+        element.entry = Entry("7_0", "a", "PENDING", reason)
+        launch._say_why_they_wait()
+    held = "Slurm job 7: 1 allocation waiting (JobHeldUser); `scontrol show job 7_0` says more"
+    assert stream.getvalue().splitlines() == ["Slurm job 7: 1 allocation waiting (Priority)", held, held]
+
+
+def test_status_wait_ends_where_the_queue_cannot_be_seen(tiny, tmp_path, monkeypatch):
+    points, _ = tiny("seed=0,1")
+    monkeypatch.setattr(squeue.shutil, "which", lambda _: None)
+    monkeypatch.setattr(following, "UNSEEN_SECONDS", 0.5)
+    monkeypatch.setattr(following, "LOOK_SECONDS", (0.1, 0.1))
+    Record("x", "ada", "login", "now", "/scratch", [Array("a", [[p.id for p in points]], "7")]).write(tmp_path)
+    lines = []
+    states = following.follow(points, tmp_path / "runs", tmp_path, 0.1, tmp_path / "cache", lines.append)
+    assert all(s.left for s in states.values())
+    assert lines[0] == "0/2 points finished, 0 in training, 2 in the queue (squeue is not here)"
+    assert "2 points may wait in Slurm's queue, which cannot be seen here (squeue is not here)" in lines[-1]
+
+
+def test_what_trains_is_not_in_the_queue(tmp_path):
+    record().write(tmp_path)
+    states = {i: RunState(i, status) for i, status in (("r1", "running"), ("r2", "pending"), ("r3", "done"))}
+    assert list(following.waiting(tmp_path, states)[0]) == ["r2"]
