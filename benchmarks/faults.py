@@ -2,16 +2,16 @@
 
 The same points at the demo's sizes, in one process, in turn: `safe` as a worker trains them (lease with its heartbeat,
 point.yaml, status, curve, checkpoints, all with fsync), `bare` the same loop and nothing of it but result.json at the
-end. Two figures for each size:
+end. Three figures for each size:
 
-overhead   median of the ratios safe / bare of neighbouring runs, minus one. On a noisy machine it is uncertain by some
-           percent; the interval is that of the ratios' median (bootstrap, 10-90 %).
-accounted  of a safe run, the share of its wall time that passes inside claiming, releasing, writing and checkpointing, by
-           a clock around these calls: what the ratio would be without the noise, but for what the heartbeat's thread
-           takes.
-
-Checkpoints come every `checkpoint_seconds` (30 by default, longer than these runs): `--checkpoint-seconds 2` shows what
-one costs.
+overhead    median of the ratios safe / bare of neighbouring runs, minus one. On a noisy machine it is uncertain by some
+            percent; the interval is that of the ratios' median (bootstrap, 10-90 %).
+accounted   of a safe run, the share of its wall time that passes inside claiming, releasing, writing and checkpointing,
+            by a clock around these calls: what the ratio would be without the noise, but for what the heartbeat's thread
+            takes.
+checkpoint  median seconds of one, of a run that writes one after each stretch of steps, and what that is of the 30 s
+            between two: the runs themselves are shorter and write none, so a long run costs this beside what is
+            accounted once a run.
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 
 import harness.train as training
+from harness import endings, state
 from harness.compose import compose
 from harness.places import DataBook
+from harness.private import compiled_folder
 from harness.rundir import RunDirectory
+from harness.state import State
 from harness.train import Runtime, train_point
 from sweeps.expand import expand
 from sweeps.lease import claim
 
 TOKENS = 409_600  # the demo's most frequent length
 LEASE_SECONDS = 60.0
+BETWEEN = Runtime.checkpoint_seconds  # seconds of training
 
 
 class Bare(RunDirectory):
@@ -48,16 +53,19 @@ class Bare(RunDirectory):
     def begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
 
+    def status(self, status: str, step: int, reason: dict | None = None) -> None:
+        pass
+
     def write(self, name: str, data: bytes) -> None:
         if name == "result.json":
             (self.path / name).write_bytes(data)
 
 
 class Clock:
-    """Seconds inside the calls that it wraps, nested ones counted once."""
+    """Seconds inside the calls that it wraps, nested ones counted once; `each`: one by one."""
 
     def __init__(self):
-        self.seconds, self.depth = 0.0, 0
+        self.each, self.depth = [], 0
 
     def __call__(self, function):
         def timed(*arguments, **named):
@@ -68,14 +76,14 @@ class Clock:
             finally:
                 self.depth -= 1
                 if not self.depth:
-                    self.seconds += time.perf_counter() - begun
+                    self.each.append(time.perf_counter() - begun)
 
         return timed
 
 
 def bare(point, runtime: Runtime, folder: Path) -> float:
     """Wall seconds of training alone."""
-    with mock.patch.object(training, "RunDirectory", Bare), mock.patch.object(training, "write_checkpoint", _nothing):
+    with _replaced((training, "RunDirectory", Bare), (State, "checkpoint", _nothing), (State, "write_curve", _nothing)):
         begun = time.perf_counter()
         assert train_point(point, folder / "bare", runtime) == "done"
         return time.perf_counter() - begun
@@ -84,11 +92,9 @@ def bare(point, runtime: Runtime, folder: Path) -> float:
 def safe(point, runtime: Runtime, folder: Path) -> tuple[float, float]:
     """(wall seconds as a worker trains it, of them inside the safe-keeping)."""
     clock = Clock()
-    with contextlib.ExitStack() as patched:
-        for name in ("begin", "write"):
-            patched.enter_context(mock.patch.object(RunDirectory, name, clock(getattr(RunDirectory, name))))
-        for name in ("write_checkpoint", "drop_checkpoints", "read_checkpoint"):
-            patched.enter_context(mock.patch.object(training, name, clock(getattr(training, name))))
+    kept = [(RunDirectory, name) for name in ("begin", "write", "status")]
+    kept += [(State, "checkpoint"), (State, "write_curve"), (state, "read_checkpoint"), (endings, "drop_checkpoints")]
+    with _replaced(*((where, name, clock(getattr(where, name))) for where, name in kept)):
         begun = time.perf_counter()
         lease = clock(claim)(folder / "safe", LEASE_SECONDS)
         still_mine = lease.still_mine
@@ -97,7 +103,27 @@ def safe(point, runtime: Runtime, folder: Path) -> tuple[float, float]:
         clock(lease.release)()
         seconds = time.perf_counter() - begun
     assert status == "done"
-    return seconds, clock.seconds
+    return seconds, sum(clock.each)
+
+
+def checkpoint_cost(point, runtime: Runtime, folder: Path) -> float:
+    """Median seconds of one checkpoint."""
+    clock = Clock()
+    with _replaced((State, "checkpoint", clock(State.checkpoint))):
+        lease = claim(folder / "often", LEASE_SECONDS)
+        train_point(point, folder / "often", replace(runtime, checkpoint_seconds=0.0), still_mine=lease.still_mine,
+                    attempt=lease.number, scratch=lease.scratch)  # fmt: skip
+        lease.release()
+    return statistics.median(clock.each)
+
+
+@contextlib.contextmanager
+def _replaced(*what):
+    """(where, name, by what), for a while."""
+    with contextlib.ExitStack() as patched:
+        for where, name, new in what:
+            patched.enter_context(mock.patch.object(where, name, new))
+        yield
 
 
 def _nothing(*_) -> None:
@@ -106,7 +132,7 @@ def _nothing(*_) -> None:
 
 def measure(point, runtime: Runtime, repeats: int) -> dict:
     """Both ways `repeats` times in turn, after one of each that compiles."""
-    ratios, accounted, seconds = [], [], []
+    ratios, accounted, seconds, checkpoints = [], [], [], []
     for i in range(-1, repeats):
         folder = Path(tempfile.mkdtemp(prefix="hyperlaw-faults-"))
         try:
@@ -117,6 +143,8 @@ def measure(point, runtime: Runtime, repeats: int) -> dict:
             else:
                 together, inside = safe(point, runtime, folder)
                 alone = bare(point, runtime, folder)
+            if i < 3:
+                checkpoints.append(checkpoint_cost(point, runtime, folder))
         finally:
             shutil.rmtree(folder)
         if i >= 0:
@@ -125,7 +153,8 @@ def measure(point, runtime: Runtime, repeats: int) -> dict:
             seconds.append(alone)
     low, high = _interval(ratios)
     return {"overhead": statistics.median(ratios) - 1, "low": low - 1, "high": high - 1, "n": repeats,
-            "accounted": statistics.median(accounted), "seconds": statistics.median(seconds)}  # fmt: skip
+            "accounted": statistics.median(accounted), "seconds": statistics.median(seconds),
+            "checkpoint_seconds": statistics.median(checkpoints)}  # fmt: skip
 
 
 def _interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
@@ -138,7 +167,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the smallest and the largest width, 5 repeats")
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--checkpoint-seconds", type=float, default=30.0)
     parser.add_argument("--json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -151,13 +179,13 @@ def main() -> None:
             request.config.sweep.grids = []
             book = DataBook(Path(cache), prepare=True, report=_nothing)
             point = expand(request, book)[0]
-            runtime = Runtime(book.corpora[point.data.fingerprint], compile=True, compiled_cache=f"{cache}/inductor",
-                              checkpoint_seconds=arguments.checkpoint_seconds)  # fmt: skip
+            runtime = Runtime(book.corpora[point.data.fingerprint], compile=True, compiled_cache=str(compiled_folder(cache)))
             found = measure(point, runtime, arguments.repeats or (5 if arguments.quick else 15))
             results[f"width_{width}"] = found
             print(f"width {width}, {point.steps} steps, {found['seconds']:.2f} s: overhead {found['overhead']:+.2%} "
                   f"[{found['low']:+.2%}, {found['high']:+.2%}], accounted {found['accounted']:.2%} "
-                  f"(n = {found['n']}, a checkpoint every {arguments.checkpoint_seconds:g} s)", flush=True)  # fmt: skip
+                  f"(n = {found['n']}); a checkpoint {1000 * found['checkpoint_seconds']:.1f} ms, one each {BETWEEN:g} s of "
+                  f"training {found['checkpoint_seconds'] / BETWEEN:.3%}", flush=True)  # fmt: skip
     if arguments.json:
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         report = {"sizes": results, "device": platform.processor() or "cpu", "versions": versions}
