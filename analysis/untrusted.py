@@ -1,5 +1,6 @@
 """Files of a run directory that somebody sent: nothing in them is run, and time and memory stay bounded.
 
+The readers are those of harness/untrusted.py, word for word (tests/test_security.py): neither package imports the other.
 Only plain files are opened (a pipe would be waited for, a device has no end), up to a size. YAML is read by the safe
 loader, without merge keys, whose expansion grows without bound, and only as deep as libyaml's stack allows.
 """
@@ -13,7 +14,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-LIMIT = 1 << 20  # bytes of a point.yaml, status.json, result.json
+LIMIT = 1 << 20  # bytes of a status.json, result.json
+YAML_LIMIT = 1 << 20  # of a point.yaml
 LAWS_LIMIT = 64 << 20  # bytes of a laws.json
 DEEPEST = 10_000  # marks that open a level of YAML; beyond 100,000 libyaml's caller overflows the stack
 MAX_CELLS = 200_000_000  # of a parquet file, whose rows may take no space in it
@@ -23,6 +25,8 @@ ERRORS = (OSError, ValueError, RecursionError, MemoryError, yaml.YAMLError)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Without merge keys, whose expansion grows without bound, and without numbers that take for ever to read."""
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.constructor.ConstructorError(None, None, "merge keys are not read", node.start_mark)
@@ -49,15 +53,33 @@ def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
     return content
 
 
-def load(path: str | os.PathLike, limit: int = LIMIT) -> object:
-    """The value in a .json or .yaml file. Raises one of ERRORS."""
-    content = read_bytes(path, limit)
-    if str(path).endswith(".json"):
-        return json.loads(content)
-    text = content.decode("utf-8")
-    if sum(text.count(mark) for mark in ("[", "{", "- ", "-\t", "? ", "?\t", "-\n", "?\n")) > DEEPEST:
+def load_json(path: str | os.PathLike, limit: int = LIMIT) -> object:
+    """The value in a JSON file. Raises OSError, ValueError (also where it is nested too deeply)."""
+    try:
+        return json.loads(read_bytes(path, limit))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+
+
+def levels(text: str) -> int:
+    """As many levels a YAML text can have at most."""
+    return sum(text.count(mark) for mark in ("[", "{", "- ", "-\t", "? ", "?\t", "-\n", "?\n"))
+
+
+def load_yaml(path: str | os.PathLike, limit: int = YAML_LIMIT) -> object:
+    """The value in a YAML file of plain types. Raises OSError, ValueError (also where it is nested too deeply)."""
+    text = read_bytes(path, limit).decode("utf-8")
+    if levels(text) > DEEPEST:
         raise ValueError(f"{path} is nested too deeply")
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path} is no YAML that is read here ({type(e).__name__})") from None
+
+
+def load(path: str | os.PathLike) -> object:
+    """The value in a .json or .yaml file. Raises OSError, ValueError."""
+    return (load_json if str(path).endswith(".json") else load_yaml)(path)
 
 
 def plain(value: Any) -> Any:
@@ -104,8 +126,8 @@ def _columns(file: Any, wanted: list[str] | None, numeric: bool) -> tuple[list[s
     schema = file.schema_arrow
     if missing := set(wanted or ()) - set(schema.names):
         raise KeyError(min(missing))
-    kinds = {f.name: f.type for f in schema if wanted is None or f.name in wanted}
-    kinds = {n: t for n, t in kinds.items() if not types.is_nested(t) and not hasattr(t, "extension_name")}
+    kinds = {f.name: f.type for f in schema if (wanted is None or f.name in wanted) and not types.is_nested(f.type)
+             and not hasattr(f.type, "extension_name") and b"ARROW:extension:name" not in (f.metadata or {})}  # fmt: skip
     if missing := set(wanted or ()) - set(kinds):
         raise ValueError(f"column {min(missing)} holds no single values")
     numbers = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)

@@ -1,4 +1,7 @@
-"""Files that somebody sent: only plain files are opened (no pipe to wait for, no device without end), up to a size."""
+"""Files that somebody sent: only plain files are opened (no pipe to wait for, no device without end), up to a size.
+
+analysis/untrusted.py has the same readers, word for word (tests/test_security.py), since neither package imports the other.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,31 @@ from pathlib import Path
 import yaml
 
 LIMIT = 64 << 20  # of a JSON file; what it becomes in memory is some ten times that
-POINT_LIMIT = 1 << 20  # of a point.yaml, or another YAML file
+YAML_LIMIT = 1 << 20  # of a point.yaml, or another YAML file
+DEEPEST = 10_000  # marks that open a level of YAML; beyond 100,000 libyaml's caller overflows the stack
+LONGEST_NUMBER = 400  # characters
 MOST_NODES = 100_000  # of a config
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Without merge keys, whose expansion grows without bound, and without numbers that take for ever to read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merge keys are not read", node.start_mark)
+
+    def whole(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, "too long a number", node.start_mark)
+        return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
 
 
 def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
     """The content of a plain file of at most `limit` bytes. Raises OSError, ValueError where it is none or larger."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(file, "rb") as f:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
@@ -35,34 +56,28 @@ def load_json(path: str | os.PathLike, limit: int = LIMIT) -> object:
         raise ValueError(f"{path} is nested too deeply") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Without merge keys, whose expansion grows without bound, and without numbers that take for ever to read."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "merge keys are not read", node.start_mark)
-
-    def whole(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > 400:
-            raise yaml.constructor.ConstructorError(None, None, "too long a number", node.start_mark)
-        return self.construct_yaml_int(node)
+def levels(text: str) -> int:
+    """As many levels a YAML text can have at most."""
+    return sum(text.count(mark) for mark in ("[", "{", "- ", "-\t", "? ", "?\t", "-\n", "?\n"))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
-
-
-def load_yaml(path: str | os.PathLike, limit: int = POINT_LIMIT) -> object:
+def load_yaml(path: str | os.PathLike, limit: int = YAML_LIMIT) -> object:
     """The value in a YAML file of plain types. Raises OSError, ValueError (also where it is nested too deeply)."""
+    text = read_bytes(path, limit).decode("utf-8")
+    if levels(text) > DEEPEST:
+        raise ValueError(f"{path} is nested too deeply")
     try:
-        return yaml.load(read_bytes(path, limit).decode("utf-8"), Loader=_Loader)  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, TypeError, AttributeError) as e:
         raise ValueError(f"{path} is no YAML that is read here ({type(e).__name__})") from None
 
 
-def check_yaml(path: str | os.PathLike, limit: int = POINT_LIMIT) -> None:
+def check_yaml(path: str | os.PathLike, limit: int = YAML_LIMIT) -> None:
     """Raises OSError, ValueError, yaml.YAMLError where a YAML file is none, too large, or would be with its aliases and
     merge keys written out (a few lines can stand for billions)."""
     text = read_bytes(path, limit).decode("utf-8")
+    if levels(text) > DEEPEST:
+        raise ValueError("it is nested too deeply")
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
