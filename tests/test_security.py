@@ -1,6 +1,7 @@
 """A run directory full of attacks, read by everything that reads run directories: nothing in it is run, nothing outside it
 is written or removed, time and memory stay bounded, and what is wrong is said in a line."""
 
+import inspect
 import io
 import json
 import os
@@ -18,7 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import analysis.untrusted
+import harness.untrusted
 from harness.cli import main
+from harness.data.corpus import _seal, open_corpus
+from harness.errors import UserError
 from harness.files import read_json, write_json
 from harness.rundir import read_point, read_status
 from harness.untrusted import load_yaml
@@ -28,6 +33,7 @@ TINY = (
     "data=markov data.states=16 data.tokens=200000 data.epochs=100 model.width=16 model.depth=1 model.context=32 "
     "batch_size=4 tokens=8192 validation.tokens=512 precision=fp32 launcher.compile=never device=cpu"
 ).split()
+BOTH = ["sweep", "sweep=both", "--config-dir", "mine", *TINY, "seed=0,1"]
 DEEP = 200_000
 
 
@@ -131,10 +137,16 @@ def checkpoint_attacks():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A cache, and the folder of runs of one trained point."""
+    """A cache, and the folder of runs of two trained points."""
     folder = tmp_path_factory.mktemp("trained")
-    run(folder, "train", *TINY)
+    (folder / "mine" / "sweep").mkdir(parents=True)
+    (folder / "mine" / "sweep" / "both.yaml").write_text("# @package _global_\nsweep: {name: both}\n")
+    run(folder, *BOTH)
     return folder
+
+
+def honest_runs(trained):
+    return sorted((trained / "out" / "both" / "runs").iterdir())
 
 
 def run(folder, *words, code=0, memory=None):
@@ -150,7 +162,7 @@ def run(folder, *words, code=0, memory=None):
 def hostile(trained, tmp_path, canary):
     """The runs of one honest point and of many attacks."""
     runs = tmp_path / "runs"
-    only = next((trained / "out" / "train" / "runs").iterdir())
+    only = honest_runs(trained)[0]
     honest = Path(shutil.copytree(only, runs / only.name))
     status = json.loads((honest / "status.json").read_text())  # whoever sends attacks seals them, or leaves the seals out
     (honest / "status.json").write_text(json.dumps({k: v for k, v in status.items() if k != "sealed"}))
@@ -206,7 +218,7 @@ def test_a_small_file_of_much_text_is_refused(tmp_path, capsys, kind):
 def test_every_reader_survives_a_hostile_folder_of_runs(trained, tmp_path, canary):
     runs = hostile(trained, tmp_path, canary)
     table = run(trained, "table", f"runs={runs}", "--out", str(tmp_path / "t.csv"), memory=8 << 30)
-    honest = next((trained / "out" / "train" / "runs").iterdir()).name
+    honest = honest_runs(trained)[0].name
     assert honest not in table.stderr and len(table.stderr.splitlines()) < 60
     for kind in ("object", "merges", "deep", "sexagesimal", "large"):
         assert f"run point_{kind}: point.yaml cannot be read" in table.stderr
@@ -229,10 +241,8 @@ print("\\n".join(read_curves(sys.argv[1]).attrs["damaged"]))
 
 def test_a_hostile_run_is_trained_anew_or_refused_in_a_line(trained, tmp_path, canary):
     """The sweep's own command on run directories where somebody left pickles, oversized headers and damaged statuses."""
-    (only,) = (trained / "out" / "train" / "runs").iterdir()
-    whole = read_json(only / "result.json")
-    for status in ("deep_map", "types"):
-        run_dir = tmp_path / status / only.name
+    for only, status in zip(honest_runs(trained), ("deep_map", "types"), strict=True):
+        run_dir = tmp_path / "runs" / only.name
         (run_dir / "checkpoints").mkdir(parents=True)
         for step, content in enumerate(checkpoint_attacks().values(), start=1):
             (run_dir / "checkpoints" / f"step-{step:09d}.safetensors").write_bytes(content)
@@ -242,26 +252,41 @@ def test_a_hostile_run_is_trained_anew_or_refused_in_a_line(trained, tmp_path, c
         (run_dir / "attempts" / "²³.json").write_text("{}")
         (run_dir / "status.json").write_text(json_attacks()[status])
         os.utime(run_dir / "attempts" / "000001.json", (0, 0))
-        done = run(trained, "train", *TINY, f"runs={run_dir.parent}", memory=16 << 30)
-        assert len(done.stdout.splitlines()) <= 4
-        assert read_json(run_dir / "result.json")["loss"] == whole["loss"]
+    done = run(trained, *BOTH, f"runs={tmp_path / 'runs'}", memory=16 << 30)
+    assert "2 done" in done.stdout and len(done.stdout.splitlines()) <= 20
+    for only in honest_runs(trained):
+        assert read_json(tmp_path / "runs" / only.name / "result.json")["loss"] == read_json(only / "result.json")["loss"]
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "attempts"])
-def test_nothing_is_written_or_removed_through_a_link(trained, tmp_path, name):
-    (only,) = (trained / "out" / "train" / "runs").iterdir()
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "000000").mkdir(parents=True)
-    precious = [elsewhere / "000000" / "thesis.tex", elsewhere / "step-000000001.safetensors"]
+def test_nothing_is_written_or_removed_through_a_link(trained, tmp_path):
+    precious = []
+    for only, name in zip(honest_runs(trained), ("checkpoints", "attempts"), strict=True):
+        elsewhere = tmp_path / f"elsewhere_{name}"
+        (elsewhere / "000000").mkdir(parents=True)
+        precious += [elsewhere / "000000" / "thesis.tex", elsewhere / "step-000000001.safetensors"]
+        run_dir = tmp_path / "runs" / only.name
+        run_dir.mkdir(parents=True)
+        (run_dir / name).symlink_to(elsewhere)
     for path in precious:
         path.write_text("mine")
-    run_dir = tmp_path / "runs" / only.name
-    run_dir.mkdir(parents=True)
-    (run_dir / name).symlink_to(elsewhere)
-    done = run(trained, "train", *TINY, f"runs={run_dir.parent}", f"out={tmp_path / 'out'}", code=1)
-    assert "is a link" in done.stdout + done.stderr
-    assert [path.read_text() for path in precious] == ["mine", "mine"]
-    assert sorted(p.name for p in elsewhere.iterdir()) == ["000000", "step-000000001.safetensors"]
+    done = run(trained, *BOTH, f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", code=1)
+    said = done.stdout + done.stderr
+    assert all(f"{only.name}/{name} is a link" in said
+               for only, name in zip(honest_runs(trained), ("checkpoints", "attempts"), strict=True)), said  # fmt: skip
+    assert [path.read_text() for path in precious] == ["mine"] * 4
+    for folder in tmp_path.glob("elsewhere_*"):
+        assert sorted(p.name for p in folder.iterdir()) == ["000000", "step-000000001.safetensors"]
+
+
+def test_the_readers_of_both_packages_are_the_same():
+    """analysis imports nothing of harness; a mend of one is a mend of the other."""
+    for name in ("_Loader", "read_bytes", "load_json", "levels", "load_yaml"):
+        ours, theirs = (inspect.getsource(getattr(module, name)) for module in (harness.untrusted, analysis.untrusted))
+        assert ours == theirs, name
+    for name in ("DEEPEST", "LONGEST_NUMBER", "YAML_LIMIT"):
+        assert getattr(harness.untrusted, name) == getattr(analysis.untrusted, name)
+    for loader in (harness.untrusted._Loader, analysis.untrusted._Loader):
+        assert loader.yaml_constructors["tag:yaml.org,2002:int"] is loader.whole
 
 
 def test_a_temporary_that_is_a_link_is_not_written_through(tmp_path, monkeypatch):
@@ -273,8 +298,27 @@ def test_a_temporary_that_is_a_link_is_not_written_through(tmp_path, monkeypatch
     assert target.read_text() == "mine" and read_status(tmp_path)["status"] == "done"
 
 
+@pytest.mark.parametrize("change", [
+    {"file": "../secret.bin"}, {"file": "/etc/passwd"}, {"file": ".."}, {"file": 3}, {"file": "a\0b"}, {"tokens": -1},
+    {"tokens": 1e3}, {"dtype": "O"}, {"dtype": "<f8"}, {"dtype": ["<u2"]}, {"shards": []},
+])  # fmt: skip
+def test_a_manifest_of_others_names_tokens_in_its_own_folder(trained, tmp_path, change):
+    """Sealed anew by whoever sent it, over a file that is there and of the right size."""
+    folder = Path(shutil.copytree(next((trained / "cache" / "data").glob("*/manifest.json")).parent, tmp_path / "corpus"))
+    assert open_corpus(folder).train_tokens > 0
+    value = json.loads((folder / "manifest.json").read_text())
+    value.pop("seal")
+    first = value["shards"]["train"][0]
+    shutil.copy(folder / first["file"], tmp_path / "secret.bin")
+    for key, new in change.items():
+        (first if key in first else value)[key] = new
+    (folder / "manifest.json").write_text(json.dumps(value | {"seal": _seal(value)}))
+    with pytest.raises(UserError, match="damaged data"):
+        open_corpus(folder)
+
+
 def test_a_point_is_read_or_refused(trained, tmp_path, canary):
-    (only,) = (trained / "out" / "train" / "runs").iterdir()
+    only = honest_runs(trained)[0]
     assert read_point(only).id == only.name
     for content in yaml_attacks(canary).values():
         (tmp_path / "point.yaml").write_text(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 SPLITS = ("train", "validation")
 SCHEMA = 1
+DTYPES = ("|u1", "<u2", "<u4")
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,21 @@ def open_corpus(folder: Path) -> Corpus:
         shards = {split: tuple(Shard(**s) for s in value["shards"][split]) for split in SPLITS}
         fields = {k: value[k] for k in Corpus.__dataclass_fields__ if k not in ("dir", "shards")}
         corpus = Corpus(dir=folder, shards=shards, **fields)
-    except (KeyError, TypeError):
+        _check(corpus)
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(_damaged(folder, f"{folder / MANIFEST} is missing or not whole")) from None
     if damage := corpus.damage():
         raise UserError(_damaged(folder, damage))
     return corpus
+
+
+def _check(corpus: Corpus) -> None:
+    """Raises ValueError where a manifest that somebody sealed names files elsewhere, or no tokens."""
+    shards = [shard for split in SPLITS for shard in corpus.shards[split]]
+    if not all(shard.file == os.path.basename(shard.file) not in ("", ".", "..") for shard in shards):
+        raise ValueError("a shard lies outside the folder")
+    if corpus.dtype not in DTYPES or not all(type(shard.tokens) is int and shard.tokens >= 0 for shard in shards):
+        raise ValueError("no tokens")
 
 
 def _damaged(folder: Path, damage: str) -> str:
