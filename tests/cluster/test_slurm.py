@@ -49,12 +49,12 @@ def shown(slurm, job):
 
 def test_over_two_nodes_as_on_one_machine(slurm, sweeps):
     sweeps.define(**{"seed": [0, 1, 2], "optimizer.lr": [1e-3, 1e9]})
-    said = sweeps.run("sweep", "launcher.points_per_job=2")
+    launcher, nodes = sweeps.start("sweep", "launcher.points_per_job=2"), set()
+    wait_for(lambda: nodes.update(r["node"] for r in slurm.squeue() if r["state"] == "RUNNING") or nodes == {"n1", "n2"})
+    said = sweeps.end(launcher)
     assert "3 done, 3 diverged" in said and "6 points in 3 allocations" in said
     assert results(sweeps.folder / "out/runs") == sweeps.undisturbed()
     assert sweeps.attempts() == [1] * 6
-    nodes = {row["node"] for row in slurm.squeue()}
-    assert nodes == {"n1", "n2"}
     assert "nothing left to do" in sweeps.run("sweep")
     folder = next((sweeps.folder / "cache").glob("slurm-*"))
     assert all(path.stat().st_mode & 0o077 == 0 for path in (folder, *folder.iterdir()))
@@ -116,41 +116,48 @@ def test_dependencies_are_slurms_and_a_failed_need_is_said(slurm, tiny, corpus, 
 
 def test_detached_then_followed_from_elsewhere(slurm, sweeps, slow):
     sweeps.define(tokens=SLOW, **POINTS)
-    said = sweeps.run("sweep", "--detach", "launcher.max_running=1", ONE)
+    assert "1 point" in sweeps.run("sweep", "--detach", "launcher.max_running=1", "seed=0")
+    said = sweeps.run("sweep", "--detach", "launcher.max_running=1", ONE)  # nobody submits the other when there is room
+    first, second = (record["arrays"][0]["job"] for record in sweeps.records())
+    assert f"1 point in Slurm job {first} already" in said and f"1 point in 1 allocation, after job {first}" in said
     assert "2 points in the queue" in said and "hyperlaw status" in said
     sweeps.training()
     elsewhere = {"HYPERLAW_CACHE": str(sweeps.folder / "cache2")}
     report = json.loads(sweeps.run("status", "--json", env=elsewhere))
     assert report["counts"]["running"] == 1 and report["counts"]["pending"] == 1
-    assert ["JobArrayTaskLimit" in where for where in report["queued"].values()] == [True]
+    assert list(report["queued"].values()) == [f"waits in Slurm job {second} (Dependency)"]
     # Without Slurm's commands, on a machine that only sees the folder.
     said = sweeps.run("status", env={**elsewhere, "PATH": "/nowhere"})
     assert "submitted to Slurm by" in said and "squeue is not here" in said
     again = sweeps.start("sweep", ONE)
     assert "2/2 points finished" in (said := sweeps.run("status", "--wait", env=elsewhere)) or "2 done" in said
-    assert "2 points in Slurm job" in sweeps.end(again) and len(sweeps.records()) == 1
+    assert f"1 point in Slurm job {second}" in sweeps.end(again) and len(sweeps.records()) == 2
     assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [1, 1]
 
 
-def test_requeued_in_mid_training(slurm, sweeps, slow):
+def test_preempted_and_requeued(slurm, sweeps, slow):
     sweeps.define(tokens=SLOW, **POINTS)
     launcher = sweeps.start("sweep", ONE)
     sweeps.training(2)
-    for job in ids(slurm, "RUNNING"):
-        slurm.requeue(job)
+    slurm.submit("sleep 1", "-phigh", "-N2", "-c2", "--exclusive")
     sweeps.end(launcher)
     assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [2, 2]
     assert len(sweeps.records()) == 1
     assert len(list((sweeps.folder / "out/logs").glob("slurm-*-1"))) == 2
 
 
-def test_preempted_by_another_partition(slurm, sweeps, slow):
+def test_preempted_and_cancelled_is_submitted_again_and_counts_nothing(slurm, sweeps, slow):
     sweeps.define(tokens=SLOW, **POINTS)
-    launcher = sweeps.start("sweep", ONE, "launcher.cpus=2", "launcher.workers=1")
-    sweeps.training(2)
-    slurm.submit("sleep 3", "-phigh", "-N2", "-c2", "--exclusive")
-    sweeps.end(launcher)
-    assert results(sweeps.folder / "out/runs") == slow and max(sweeps.attempts()) == 2
+    slurm.call("scontrol", "update", "PartitionName=main", "PreemptMode=CANCEL")
+    try:
+        launcher = sweeps.start("sweep", "launcher.points_per_job=2", "launcher.workers=2", "launcher.max_attempts=1")
+        sweeps.training(2)
+        slurm.submit("sleep 1", "-phigh", "-N2", "-c2", "--exclusive")
+        said = sweeps.end(launcher)
+    finally:
+        slurm.call("scontrol", "update", "PartitionName=main", "PreemptMode=REQUEUE")
+    assert said.count("ended (PREEMPTED): 2 points tried again\n") == 1 and "failed" not in said
+    assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [2, 2] and len(sweeps.records()) == 2
 
 
 def test_near_its_time_limit_it_checkpoints_and_goes_on_in_the_next(slurm, sweeps, slow):
@@ -176,7 +183,7 @@ def test_a_dead_node_whose_job_runs_on_changes_nothing(slurm, sweeps, slow):
     hangs, _ = sweeps.training(2)
     orphan = newest_attempt(hangs).pid
     os.kill(orphan, signal.SIGSTOP)
-    assert {row["node"] for row in slurm.squeue()} == {"n1"}
+    assert {row["node"] for row in slurm.squeue() if row["state"] == "RUNNING"} == {"n1"}
     slurm.kill_node("n1")
     wait_for(lambda: newest_attempt(hangs).number == 2, 120)
     os.kill(orphan, signal.SIGCONT)
@@ -215,19 +222,47 @@ def test_two_launches_at_once(slurm, sweeps, slow):
     assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [1, 1]
 
 
-def test_ctrl_c_cancels_what_was_submitted(slurm, sweeps, slow):
+@pytest.fixture
+def epilog(slurm):
+    """The cluster has an epilog, which lasts as long as this file is there."""
+    held, script, conf = (slurm.folder / name for name in ("held", "epilog", "slurm.conf"))
+    held.touch()
+    script.write_text(f"#!/bin/sh\nwhile [ -e {held} ]; do sleep 0.2; done\n")
+    script.chmod(0o755)
+    before = conf.read_text()
+    conf.write_text(f"{before}\nEpilog={script}\n")
+    slurm.call("scontrol", "reconfigure")
+    yield held
+    held.unlink(missing_ok=True)
+    conf.write_text(before)
+    slurm.call("scontrol", "reconfigure")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_what_was_submitted_and_the_same_command_goes_on_at_once(slurm, epilog, sweeps, slow, number):
     sweeps.define(tokens=SLOW, **POINTS)
     launcher = sweeps.start("sweep", ONE)
     sweeps.training(2)
-    launcher.send_signal(signal.SIGINT)
-    said = sweeps.end(launcher, status=130)
-    assert "cancelled Slurm job" in said and "2 left" in said
-    wait_for(lambda: not ids(slurm))
+    launcher.send_signal(number)
+    said = sweeps.end(launcher, status=128 + number)
+    assert "cancelled Slurm job" in said and "its points checkpoint" in said and "2 left" in said
     runs = list((sweeps.folder / "out/runs").iterdir())
     assert {read_status(run)["status"] for run in runs} == {"pending"} and all(read_status(run)["step"] for run in runs)
-    assert "2 pending" in sweeps.run("status")
-    sweeps.run("sweep")
-    assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [2, 2]
+    again = sweeps.start("sweep", ONE)
+    wait_for(lambda: sweeps.attempts() == [2, 2])  # while Slurm is not through with the cancelled ones
+    assert len(ids(slurm, "COMPLETING")) == 2
+    epilog.unlink()
+    sweeps.end(again)
+    assert results(sweeps.folder / "out/runs") == slow and sweeps.attempts() == [2, 2] and len(sweeps.records()) == 2
+
+
+def test_a_job_that_waits_for_ever_says_why(slurm, sweeps):
+    sweeps.define(seed=[0])
+    launcher = sweeps.start("sweep", "launcher.sbatch.hold=true")
+    lines = iter(launcher.stdout.readline, "")
+    assert any("Slurm job" in line and "1 allocation waiting (JobHeldUser)" in line for line in lines)
+    launcher.send_signal(signal.SIGINT)
+    assert "none of its points is in training" in sweeps.end(launcher, status=130) and not ids(slurm)
 
 
 def test_after_kill_9_of_the_launcher_the_same_command_attaches(slurm, sweeps, slow):
