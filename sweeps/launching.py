@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,10 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness.point import Point
-from harness.rundir import FINISHED, LostRun, RunDirectory, read_status
+from harness.rundir import FINISHED
+from sweeps.crashes import Crashes
 from sweeps.display import Display, Progress, Work, labels
 from sweeps.jobs import Job, Settings, Summary
-from sweeps.lease import claim
 from sweeps.plan import Plan
 from sweeps.rate import CompiledShapes, record
 from sweeps.status import read_state
@@ -58,6 +59,7 @@ class Launch:
         self.cold: set[str] = set()  # keys in their first compilation on this machine
         self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}
+        self.crashes = Crashes(settings.runs_dir, settings.lease_seconds)
         self.killed = False
         self._add(plan)
 
@@ -109,6 +111,7 @@ class Launch:
                 self._add(plan)
         finally:
             self.leave()
+            self._record_crashes()
             self.summary.left = len(self.waiting)
             self.summary.seconds = time.monotonic() - begun
             self._show(final=True)
@@ -122,7 +125,15 @@ class Launch:
             self._drop_dependents()
             self.assign()
             self.hear(TICK_SECONDS)
+            self.crashes.look()
             self._show()
+
+    def _record_crashes(self) -> None:
+        """Those on other machines, once their leases have run out; a signal, or an error on its way out, does not wait."""
+        if self.crashes.look() and not self.summary.signal and sys.exc_info()[0] is None:
+            self.display.line("waiting for the lease of a process that died, to record why")
+            while self.crashes.look() and not self.summary.signal:
+                time.sleep(TICK_SECONDS)
 
     def _add(self, plan: Plan) -> None:
         jobs = plan.jobs()
@@ -213,16 +224,7 @@ class Launch:
         self._work(job).done += job.seconds
 
     def _record_failure(self, point: Point, reason: dict) -> None:
-        """A process that died could not write its own end."""
-        run_dir = self.settings.runs_dir / point.id
-        with contextlib.suppress(OSError, LostRun):
-            lease = claim(run_dir, self.settings.lease_seconds)
-            if lease is not None:
-                step = read_status(run_dir).get("step") or 0
-                run = RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch)
-                with contextlib.suppress(OSError, LostRun):
-                    run.status("failed", step, {**reason, "step": step})
-                lease.release()
+        self.crashes.record(point, reason)
 
     def _count(self, job: Job, status: str, reason: dict | None = None) -> None:
         self.finished.add(job.id)
