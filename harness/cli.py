@@ -199,7 +199,11 @@ def _summary_line(summary) -> str:
     parts = [f"{n} {name}" for name, n in (("done", summary.done), ("diverged", summary.diverged),
                                            ("failed", summary.failed), ("left", summary.left)) if n]  # fmt: skip
     lines = [f"{', '.join(parts) or 'nothing to do'} in {summary.seconds:.0f} s"]
-    return "\n".join(lines + [f"  {run}: {why}" for run, why in summary.failures.items()])
+    alike = {}  # points of one dead allocation failed of one thing
+    for run, why in summary.failures.items():
+        alike.setdefault(why, []).append(run)
+    more = {why: f" and {len(runs) - 3} more" if len(runs) > 3 else "" for why, runs in alike.items()}
+    return "\n".join(lines + [f"  {', '.join(runs[:3])}{more[why]}: {why}" for why, runs in alike.items()])
 
 
 def _status(run_dir) -> str:
