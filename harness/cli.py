@@ -103,13 +103,13 @@ def train(words: list[str], flags: dict) -> int:
     run_dir = planned.plan.runs_dir / planned.members[0].point.id
     result = read_json(run_dir / "result.json") or {}
     if flags.get("--json"):
-        print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(run_dir), **result}))
+        print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(planned, run_dir), **result}))
     elif result.get("loss") is not None:
         floor = result.get("entropy_rate")
         beside = f" (entropy rate of the source {floor:.4f})" if floor is not None else ""
         print(f"validation loss {result['loss']:.4f} nats per token{beside} after {result['tokens']:,} tokens")
     else:
-        print(f"{_status(run_dir)}")
+        print(f"{_status(planned, run_dir)}")
     if not flags.get("--json"):
         print(f"run in {run_dir}")
     return summary.exit_status
@@ -125,7 +125,7 @@ def train_quietly(words: list[str], config_dir: str | None = None):
     planned = prepare_plan(compose([*words, *own], "train", config_dir), name="train", report=_to_stderr, only_one=True)
     summary = run_plan(planned, quiet=True)
     run_dir = planned.plan.runs_dir / planned.members[0].point.id
-    status, result = _status(run_dir), read_json(run_dir / "result.json") or {}
+    status, result = _status(planned, run_dir), read_json(run_dir / "result.json") or {}
     return run_dir, status.partition(":")[0], result.get("loss"), summary
 
 
@@ -206,12 +206,14 @@ def _summary_line(summary) -> str:
     return "\n".join(lines + [f"  {', '.join(runs[:3])}{more[why]}: {why}" for why, runs in alike.items()])
 
 
-def _status(run_dir) -> str:
-    from harness.rundir import read_status
+def _status(planned, run_dir) -> str:
+    """What became of the planned point, and why."""
+    from sweeps.status import read_state
 
-    found = read_status(run_dir)
-    reason = found.get("reason") or {}
-    return found["status"] + (f": {reason.get('message')} (step {reason.get('step')})" if reason else "")
+    lease = planned.request.config.launcher.lease_seconds
+    state = read_state(run_dir.parent, planned.members[0].point, lease)
+    reason = state.reason or {}
+    return state.status + (f": {reason.get('message')} (step {reason.get('step')})" if reason else "")
 
 
 def status(words: list[str], flags: dict) -> int:
