@@ -27,6 +27,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from tests.cluster.beds import free_ports
+
 HERE = Path(__file__).resolve().parent.parent
 SLURM = HERE / "tests/cluster/slurm.sh"
 LEASE_SECONDS = 6
@@ -54,9 +56,9 @@ sweep:
 class Soak:
     """One Slurm, one sweep, and what can be done to them."""
 
-    def __init__(self, folder: Path, points: int, tokens: int, seed: int, port: int):
+    def __init__(self, folder: Path, points: int, tokens: int, seed: int):
         self.folder, self.rng, self.counts = folder, random.Random(seed), Counter()
-        self.env = {**os.environ, "SLURM_TEST_DIR": str(folder / "slurm"), "SLURM_TEST_PORT": str(port),
+        self.env = {**os.environ, "SLURM_TEST_DIR": str(folder / "slurm"), "SLURM_TEST_PORT": str(free_ports()),
                     "SLURM_CONF": str(folder / "slurm/slurm.conf"), "OMP_NUM_THREADS": "1",
                     "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}  # fmt: skip
         seeds = max(points // 25, 1)
@@ -65,7 +67,6 @@ class Soak:
                             fractions=fractions, packed=8)  # fmt: skip
         (folder / "configs/sweep").mkdir(parents=True)
         (folder / "configs/sweep/soak.yaml").write_text(text)
-        self.slurm("start")
         self.launcher: subprocess.Popen | None = None
         self.frozen: list[tuple[float, int]] = []
         self.dead: list[tuple[float, str]] = []
@@ -262,10 +263,11 @@ def _outcome(run_dir: Path) -> tuple:
     return kept, (run_dir / "curve.parquet").read_bytes()
 
 
-def soak(folder: Path, points: int, seconds: float, every: float, tokens: int, seed: int = 0, port: int = 17900) -> dict:
+def soak(folder: Path, points: int, seconds: float, every: float, tokens: int, seed: int = 0) -> dict:
     """The report of one soak in `folder` (its path short: sockets lie in it)."""
-    it = Soak(folder, points, tokens, seed, port)
+    it = Soak(folder, points, tokens, seed)
     try:
+        it.slurm("start")
         undisturbed = it.calm()
         disturbed = it.disturb(seconds, every)
         report = it.compare()

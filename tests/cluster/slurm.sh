@@ -210,6 +210,13 @@ start_database() {
   sacctmgr -n list cluster format=cluster%30 | grep -qw "test$PORT" || sacctmgr -i add cluster "test$PORT" >/dev/null
 }
 
+failed_start() { # what slurmctld died of, and nothing left running
+  local status=$?
+  grep -hs 'fatal:' "$LOG/slurmctld.log" | tail -1 >&2 || true
+  stop || true
+  exit $status
+}
+
 start() {
   [ "$(id -u)" = 0 ] || cannot "needs root: it starts slurmd"
   [ ${#BASE} -lt 60 ] || die "base folder $BASE is too long a path for the sockets in it"
@@ -218,6 +225,8 @@ start() {
   chmod 755 "$BASE" "$RUN"
   if pid_of slurmctld >/dev/null; then
     [ "$ACCOUNTING" = "${accounting:-}" ] || die "up with accounting ${accounting:-}; stop it first"
+  else
+    trap failed_start EXIT
   fi
   install
   configure
@@ -226,6 +235,7 @@ start() {
   pid_of slurmctld >/dev/null || slurmctld
   for node in $(node_names); do pid_of "slurmd-$node" >/dev/null || slurmd -N "$node"; done
   within 30 nodes_in idle,mixed,allocated $(node_names)
+  trap - EXIT
 }
 
 stop() {
