@@ -239,7 +239,8 @@ def test_status_wait_ends_where_the_queue_cannot_be_seen(tiny, tmp_path, monkeyp
     assert "2 points may wait in Slurm's queue, which cannot be seen here (squeue is not here)" in lines[-1]
 
 
-def test_what_trains_is_not_in_the_queue(tmp_path):
+def test_what_trains_is_not_in_the_queue(tmp_path, monkeypatch):
+    monkeypatch.setattr(squeue, "queue", lambda users: None)
     record().write(tmp_path)
     states = {i: RunState(i, status) for i, status in (("r1", "running"), ("r2", "pending"), ("r3", "done"))}
     assert list(following.waiting(tmp_path, states)[0]) == ["r2"]
