@@ -19,6 +19,7 @@ from sweeps.rate import cores
 LOG_LINES = 3
 OVERDUE_SECONDS = 30.0  # that a worker may be late at its time limit: a slow step, a slow disk
 COMPILE_SECONDS = 900.0  # and the first step with its compilation, of which nothing is heard
+BEGIN_SECONDS = 120.0  # the same for data, checkpoints and the start of ranks, without compilation
 
 
 class Worker:
@@ -71,7 +72,8 @@ class Worker:
         """Kill it where its job took longer than `limit` seconds allow. It keeps the limit itself, unless it hangs."""
         if not self.job or self.overdue:
             return
-        allowed = limit + OVERDUE_SECONDS + (COMPILE_SECONDS if self.job.compile and not self._first else 0)
+        unheard = COMPILE_SECONDS if self.job.compile else BEGIN_SECONDS
+        allowed = limit + OVERDUE_SECONDS + (0 if self._first else unheard)
         if time.monotonic() - (self._first or self._begun) > allowed:
             message = (f"launcher.point_seconds={limit:g} is used up and the worker gave no answer, so it was killed; "
                        "a higher limit goes on from the last checkpoint")  # fmt: skip
