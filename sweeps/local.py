@@ -18,8 +18,8 @@ from sweeps.launching import TICK_SECONDS, Launch, Running, signals
 from sweeps.order import choose
 from sweeps.plan import Plan
 from sweeps.pool import Worker, exit_reason
+from sweeps.worker import GRACE_SECONDS
 
-GRACE_SECONDS = 30.0  # for workers to checkpoint and leave; a second Ctrl-C does not wait
 FALSE_STARTS = 3  # workers in a row that die before they are ready
 
 
@@ -120,6 +120,7 @@ class LocalLaunch(Launch):
         for worker in self.workers:
             worker.stop()
         while self.workers:
+            # A second Ctrl-C does not wait.
             if self.killed or time.monotonic() - self.stopping_since > GRACE_SECONDS:
                 for worker in self.workers:
                     worker.kill()

@@ -25,10 +25,9 @@ from sweeps.order import choose
 from sweeps.plan import Plan
 from sweeps.ray_cluster import address_error, check_reachable, connected, places, resources
 from sweeps.ray_worker import RayWorker, loss_reason, node_lost
-from sweeps.worker import LEAVE_SECONDS
+from sweeps.worker import GRACE_SECONDS, LEAVE_SECONDS
 
 LEAST = (2, 50)  # Ray's version
-GRACE_SECONDS = 30.0  # for workers to checkpoint and leave; a second Ctrl-C does not wait
 FALSE_STARTS = 3  # workers in a row that do not come up
 NODES_LOST = 10  # losses of its node that a point may have before they count as its own
 COUNT_SECONDS = 5.0  # between two looks at how many workers the cluster holds
@@ -87,7 +86,7 @@ class RayLaunch(Launch):
     def __init__(self, plan: Plan, settings: Settings, display: Display):
         self.workers: list[RayWorker] = []
         self.need = resources(settings)
-        self.false_starts, self.stopping_since = 0, None
+        self.false_starts, self.stopping_since, self.dead = 0, None, False
         self.lost_nodes: Counter = Counter()
         self.counted, self.begun, self.said_waiting = 0.0, time.monotonic(), False
         super().__init__(plan, settings, display)
@@ -95,7 +94,7 @@ class RayLaunch(Launch):
 
     @property
     def broken(self) -> bool:
-        return self.false_starts >= FALSE_STARTS and not any(w.job for w in self.workers)
+        return self.dead or self.false_starts >= FALSE_STARTS and not any(w.job for w in self.workers)
 
     def running(self) -> list[Running]:
         return [Running(w.job, w.step, w.loss, w.training_seconds) for w in self.workers if w.job]
@@ -120,7 +119,7 @@ class RayLaunch(Launch):
         """Workers for `unserved` jobs. Ray queues those that find no place."""
         self._count_places()
         coming = sum(1 for w in self.workers if not w.ready)
-        if self.false_starts >= FALSE_STARTS:
+        if self.dead or self.false_starts >= FALSE_STARTS:
             return
         for _ in range(min(unserved - coming, self.settings.workers - len(self.workers))):
             slot = min(set(range(self.settings.workers)) - {w.slot for w in self.workers})
@@ -132,7 +131,11 @@ class RayLaunch(Launch):
             return
         found, asked = places(self.need), self.settings.engine.get("workers")
         if not found and not self.settings.engine.get("address"):
-            raise UserError(f"a point takes {self._needs()}, more than this machine gives a private cluster.")
+            if not self.counted:
+                raise UserError(f"a point takes {self._needs()}, more than this machine gives a private cluster.")
+            self.dead = True
+            self.display.line("the private cluster died; the same command goes on", important=True)
+            return
         # Those beyond what is there now wait in Ray's queue, where an autoscaler sees them.
         self.settings = replace(self.settings, workers=asked or max(found, 1))
         self.counted = time.monotonic()
@@ -237,7 +240,8 @@ class RayLaunch(Launch):
         while self.workers:
             spent = time.monotonic() - self.stopping_since
             for worker in list(self.workers):
-                if self.killed or spent > GRACE_SECONDS or (spent > LEAVE_SECONDS and not worker.asked):
+                patience = LEAVE_SECONDS if worker.compiling and not worker.asked else GRACE_SECONDS
+                if self.killed or self.dead or spent > patience:  # a second Ctrl-C does not wait
                     self.waiting[worker.job.id] = worker.job
                     self._drop(worker)
             self.hear(TICK_SECONDS)

@@ -60,11 +60,13 @@ class Trainer:
         from sweeps.execute import execute
 
         self.job, self.step, self.loss = message["job"], 0, None
+        self.stopping.begin(message["compile"])
         return execute(message, self.settings, self._progress, self.stopping.ask)
 
     def look(self) -> dict:
-        """How far it is. `asked`: it has seen that it shall stop."""
-        return {"job": self.job, "step": self.step, "loss": self.loss, "asked": self.stopping.asked}
+        """How far it is. `asked`, `compiling`: as of sweeps.worker.Stop."""
+        return {"job": self.job, "step": self.step, "loss": self.loss, "asked": self.stopping.asked,
+                "compiling": self.stopping.compiling}  # fmt: skip
 
     def stop(self) -> None:
         """Checkpoint and end the job."""
@@ -86,7 +88,8 @@ class RayWorker:
         self.job: Job | None = None
         self.key: str | None = None  # of the last job: what it has compiled
         self.node: str | None = None  # once it is ready
-        self.step, self.loss, self.asked = 0, None, False
+        self.step, self.loss = 0, None
+        self.asked = self.compiling = False
         self.refs = {"hello": self.actor.hello.remote()}
         self._begun = self._looked = 0.0
         self._first: float | None = None  # when its job's first progress was heard of: compiled by then
@@ -103,7 +106,7 @@ class RayWorker:
     def start(self, job: Job) -> None:
         """Give it a job; it must have none."""
         self.job, self.key, self.step, self.loss, self._first = job, job.key, 0, None, None
-        self._begun = time.monotonic()
+        self._begun, self.compiling = time.monotonic(), job.compile
         message = {"job": job.id, "point": job.points[0].to_dict(), "compile": job.compile}
         self.refs["train"] = self.actor.train.remote(message)
 
@@ -116,10 +119,12 @@ class RayWorker:
 
     def hear(self, news: dict) -> None:
         """What `look` returned."""
-        if self.job and news["job"] == self.job.id and news["step"]:
-            self._first = self._first or time.monotonic()
-            self.step, self.loss = news["step"], news["loss"]
         self.asked = news["asked"]
+        if self.job and news["job"] == self.job.id:
+            self.compiling = news["compiling"]
+            if news["step"]:
+                self._first = self._first or time.monotonic()
+                self.step, self.loss = news["step"], news["loss"]
 
     def ask_again(self) -> bool:
         """Contact was lost: what comes of one more question tells why. False once that took too long."""

@@ -4,8 +4,8 @@
     out  {"event": "ready"} | {"event": "progress", "job", "step", "steps", "loss"}
          {"event": "end", "job", "status", "reason", "trained", "device_seconds", "compile_seconds"}
 
-The end of stdin (the launcher is gone) or a TERM means: checkpoint, say so, leave. What anything prints goes to stderr,
-the worker's log.
+The end of stdin (the launcher is gone) or a TERM means: checkpoint, say so, leave; a step, a validation or a check of the
+data ends first. What anything prints goes to stderr, the worker's log.
 """
 
 from __future__ import annotations
@@ -17,22 +17,37 @@ import queue
 import signal
 import sys
 import threading
+import time
 
 from harness.redact import redacted
 from sweeps.execute import execute
 
 # A compilation cannot be interrupted, and nothing is lost by dying in it.
 LEAVE_SECONDS = 8.0
+GRACE_SECONDS = 30.0  # for anything else to end; a launcher kills then
 
 
 class Stop(threading.Event):
-    """`asked`: the training loop has seen that it shall stop, and is writing its checkpoint."""
+    """The wish to stop, and what it meets. `asked`: the training loop has seen it, and is writing its checkpoint.
+    `compiling`: the job has not done its first, compiled step, so that dying loses nothing."""
 
-    asked = False
+    asked, compiling = False, False
+    _asks = 0
+
+    def begin(self, compiled: bool) -> None:
+        """A job begins."""
+        self.compiling, self._asks = compiled, 0
 
     def ask(self) -> bool:
+        """What the training loop calls before each step."""
         self.asked = self.is_set()
+        self._asks += 1
+        self.compiling = self.compiling and self._asks < 2
         return self.asked
+
+    def in_vain(self, seconds: float) -> bool:
+        """Whether to give up, `seconds` after it was set."""
+        return not self.asked and seconds > (LEAVE_SECONDS if self.compiling else GRACE_SECONDS)
 
 
 def main() -> None:
@@ -62,8 +77,10 @@ def main() -> None:
     while (message := jobs.get()) is not None:
         if stop.is_set():
             break
+        stop.begin(message["compile"])
         tell(event="end", job=message["job"], **execute(message, settings, tell, stop.ask))
-    out.close()
+    with contextlib.suppress(OSError):  # the launcher is gone
+        out.close()
     sys.stderr.flush()
     os._exit(0)  # threads of compilers and trackers do not hold us up
 
@@ -81,9 +98,15 @@ def _leave(stop: Stop, jobs: queue.Queue) -> None:
     if not stop.is_set():
         stop.set()
         jobs.put(None)
-        timer = threading.Timer(LEAVE_SECONDS, lambda: stop.asked or os._exit(0))
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=_give_up, args=(stop,), daemon=True).start()
+
+
+def _give_up(stop: Stop) -> None:
+    begun = time.monotonic()
+    while not stop.asked:
+        time.sleep(0.05)
+        if stop.in_vain(time.monotonic() - begun):
+            os._exit(0)
 
 
 def _pin(own: list[int]) -> None:

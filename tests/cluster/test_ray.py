@@ -141,6 +141,17 @@ def test_a_killed_launcher_takes_its_cluster_with_it_and_the_next_one_goes_on(sw
     assert not clusters(sweeping)
 
 
+def test_the_death_of_a_private_cluster_is_said_and_the_next_launch_goes_on(sweeping, undisturbed):
+    process = sweeping.start("sweep", *PRIVATE)
+    sweeping.training(2)
+    (raylet,) = [p for p in tree(process.pid) if Path(f"/proc/{p}/comm").read_text() == "raylet\n"]
+    os.kill(raylet, signal.SIGKILL)
+    said = sweeping.end(process, status=1)
+    assert "the private cluster died" in said and "left" in said and "Traceback" not in said
+    sweeping.run("sweep", *PRIVATE)
+    assert results(sweeping.folder / "out" / "runs") == undisturbed
+
+
 # ---- a cluster of two nodes
 
 
@@ -171,7 +182,7 @@ def test_a_signal_lets_workers_checkpoint_and_leave(ray_cluster, sweeping, undis
     process = sweeping.start("sweep", *joins(ray_cluster))
     workers = [worker(run) for run in sweeping.training(2)]
     process.send_signal(number)
-    said = sweeping.end(process, status=128 + number, seconds=20)
+    said = sweeping.end(process, status=128 + number)
     assert "3 left" in said
     assert set(sweeping.statuses()) == {"pending"}
     wait_for(lambda: gone(workers), 30)

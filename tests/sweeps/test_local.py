@@ -4,6 +4,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,10 +14,15 @@ from pathlib import Path
 import pytest
 
 from harness.rundir import read_status
+from sweeps.crashes import Crashes
 from sweeps.display import Display, Progress, Work, labels
-from sweeps.lease import newest_attempt
+from sweeps.jobs import Settings
+from sweeps.lease import claim, newest_attempt
 from sweeps.pool import exit_reason
 from sweeps.status import read_states, render_status, status
+from sweeps.worker import GRACE_SECONDS, LEAVE_SECONDS, Stop
+
+from ..launches import assert_same_runs, launch_here
 
 
 def attempts(out):
@@ -90,23 +97,102 @@ def test_crashes_are_recorded_as_failed_once_attempts_are_used_up(tiny, backgrou
     assert any("SIGSEGV" in line for line in lines) and max(map(len, lines)) < 100
 
 
+def test_a_crash_on_another_machine_is_recorded_once_its_lease_has_run_out(tiny, background, tmp_path):
+    patch = ["import sys", "if 'sweeps.worker' in sys.orig_argv:", " import sweeps.lease",
+             " sweeps.lease._machine = lambda: 'elsewhere'"]  # fmt: skip
+    (tmp_path / "sitecustomize.py").write_text("\n".join(patch))
+    points, _ = tiny("seed=0", tokens=2_000_000)
+    launcher = background(points, workers=1, max_attempts=1, lease_seconds=4, environment={"PYTHONPATH": str(tmp_path)})
+    run = tmp_path / "out/runs" / points[0].id
+    background.wait_for(lambda: training(run.parent, points))
+    os.kill(newest_attempt(run).pid, signal.SIGKILL)
+    _, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1 and "waiting for the lease" in err
+    state = read_states(points, run.parent)[run.name]
+    assert state.status == "failed" and state.reason["type"] == "worker_SIGKILL"
+
+
+def test_of_a_crash_elsewhere_only_the_attempt_that_died_is_recorded(tiny, tmp_path, monkeypatch):
+    (point,), _ = tiny("seed=0")
+    crashes, run = Crashes(tmp_path, 60), tmp_path / point.id
+    monkeypatch.setattr("sweeps.lease._machine", lambda: "elsewhere")
+    first = claim(run, 60)
+    monkeypatch.undo()
+    crashes.record(point, {"type": "worker_died"})
+    assert crashes.look() and not (run / "status.json").exists()
+    first.release()
+    claim(run, 60).release()  # another launch has taken it over
+    crashes.open[0].due = 0
+    assert not crashes.look() and not (run / "status.json").exists()
+
+
+SLOW = 256_000  # tokens that take some seconds of training
+
+
+@pytest.fixture(scope="module")
+def calm(tiny, corpus, tmp_path_factory):
+    """Runs of three slow points that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    points, config = tiny("seed=0,1,2", tokens=SLOW)
+    assert launch_here(corpus, folder, points, config).done == 3
+    return folder / "out/runs"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_lets_workers_checkpoint_and_leave(tiny, background, tmp_path, number, code):
-    points, _ = tiny("seed=0,1,2", tokens=3_000_000)
+def test_a_signal_lets_workers_checkpoint_and_leave(tiny, launch, background, calm, tmp_path, number, code):
+    points, config = tiny("seed=0,1,2", tokens=SLOW)
     launcher = background(points)
     background.wait_for(lambda: len(training(tmp_path / "out/runs", points)) == 2)
-    time.sleep(1)
-    workers, begun = background.children(launcher.pid), time.monotonic()
+    workers = background.children(launcher.pid)
     launcher.send_signal(number)
-    out, _ = launcher.communicate(timeout=30)
-    assert launcher.returncode == code and time.monotonic() - begun < 8
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == code, err
     assert json.loads(out)["left"] == 3
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    states = read_states(points, tmp_path / "out/runs")
-    stopped = [s for s in states.values() if s.step]
-    assert len(stopped) == 2 and all(s.status == "pending" for s in states.values())
+    states = read_states(points, tmp_path / "out/runs").values()
+    stopped = [s for s in states if s.reason]
+    assert len(stopped) == 2 and {s.reason["type"] for s in stopped} == {"stopped"}  # said by the workers: none was killed
+    assert all(s.status == "pending" for s in states)
     for s in stopped:
         assert list((tmp_path / "out/runs" / s.run_id / "checkpoints").glob(f"step-{s.step:09d}.*"))
+    assert launch(points, config).done == 3
+    assert_same_runs(calm, tmp_path / "out/runs")
+    assert sorted(attempts(tmp_path / "out").values()) == [1, 2, 2]
+
+
+def test_a_step_longer_than_a_worker_waits_for_a_compiler_ends_in_a_checkpoint(tiny, corpus, tmp_path):
+    (point,), _ = tiny("seed=0", "model.width=64", "model.context=256", "batch_size=64", tokens=10_000_000)
+    settings = Settings(tmp_path / "runs", tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
+    code = "import sweeps.worker as w; w.LEAVE_SECONDS = 0.01; w.main()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as worker:
+        for message in ({"settings": {**settings.to_dict(), "cores": []}},
+                        {"job": point.id, "point": point.to_dict(), "compile": False}):  # fmt: skip
+            print(json.dumps(message), file=worker.stdin, flush=True)
+        assert json.loads(worker.stdout.readline())["event"] == "ready"
+        assert json.loads(worker.stdout.readline())["step"] > 0
+        worker.send_signal(signal.SIGTERM)
+        events = [json.loads(line) for line in worker.stdout]
+    assert events[-1]["event"] == "end" and events[-1]["status"] == "stopped"
+    state = read_status(tmp_path / "runs" / point.id)
+    assert state["status"] == "pending" and state["step"] > 0
+    assert list((tmp_path / "runs" / point.id / "checkpoints").glob(f"step-{state['step']:09d}.*"))
+
+
+def test_only_a_compilation_is_given_up_soon():
+    stop = Stop()
+    assert not stop.in_vain(GRACE_SECONDS - 1) and stop.in_vain(GRACE_SECONDS + 1)  # between jobs
+    stop.begin(compiled=True)
+    stop.ask()  # before the first step, which compiles
+    stop.set()
+    assert stop.in_vain(LEAVE_SECONDS + 1)
+    stop.ask()
+    assert not stop.in_vain(1e9)  # heard
+    stop = Stop()
+    stop.begin(compiled=True)
+    stop.ask(), stop.ask()  # compiled by now
+    stop.set()
+    assert not stop.in_vain(LEAVE_SECONDS + 1)
 
 
 def test_workers_of_a_killed_launcher_checkpoint_and_leave(tiny, background, tmp_path):
@@ -116,7 +202,7 @@ def test_workers_of_a_killed_launcher_checkpoint_and_leave(tiny, background, tmp
     workers = background.children(launcher.pid)
     launcher.kill()
     launcher.wait()
-    background.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    background.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert not under_way(tmp_path / "out/runs", points)
     assert len(list((tmp_path / "out/runs").glob("*/checkpoints/*.safetensors"))) == 2
 
