@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+BED = "HYPERLAW_TEST_BED"  # in the environment of a Ray bed's processes: its folder
 PORTS_USED = (0, 1, 11, 12)  # of a block of 20: slurm.sh
 
 
@@ -45,6 +46,37 @@ def free_ports():
     return next(b for b in random.sample(blocks, len(blocks)) if all(free(b + i) for i in PORTS_USED))
 
 
+def owned(prefix, parent):
+    """A new folder for a bed, marked with this process; beds of processes that were killed are cleared first."""
+    for mark in Path(parent).glob(f"{prefix}*/owner"):
+        with contextlib.suppress(OSError, ValueError):
+            pid, start = mark.read_text().split()
+            if mark.stat().st_uid == os.getuid() and begun(int(pid)) != start:
+                clear(mark.parent)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    (folder / "owner").write_text(f"{os.getpid()} {begun(os.getpid())}")
+    return folder
+
+
+def begun(pid):
+    """When a process started, in clock ticks since boot: tells it from a later one of the same id."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
+def clear(folder):
+    """End what a killed bed left running, and remove its folder."""
+    if (folder / "instance").exists():
+        env = {**os.environ, "SLURM_TEST_DIR": str(folder)}
+        subprocess.run(["bash", str(SCRIPT), "clean"], env=env, capture_output=True)
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{BED}={folder}".encode() in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 class Slurm:
     """An instance of slurm.sh in a folder of its own. `env`: the environment in which sbatch and others find it."""
 
@@ -52,7 +84,7 @@ class Slurm:
 
     def __init__(self, accounting="none"):
         self.accounting = accounting
-        self.folder = Path(tempfile.mkdtemp(prefix="hl-slurm-", dir="/var/tmp"))
+        self.folder = owned("hl-slurm-", "/var/tmp")
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SQUEUE"))}
         self.env = {**outer, "SLURM_CONF": str(self.folder / "slurm.conf")}
         self._own = {**outer, "SLURM_TEST_DIR": str(self.folder), "SLURM_TEST_PORT": str(free_ports())}
@@ -117,12 +149,12 @@ class Ray:
     def __init__(self, nodes=2, cpus=1):
         self.size, self.cpus, self.nodes = nodes, cpus, {}
         self._changed = False  # since all nodes were known to live
-        self.folder = Path(tempfile.mkdtemp(prefix="hl-ray-", dir="/tmp"))  # short: it holds sockets; 0700
+        self.folder = owned("hl-ray-", "/tmp")  # short: it holds sockets; 0700
         self.address = f"127.0.0.1:{next(p for p in random.sample(range(30000, 32000), 2000) if free(p))}"
         # A node that is gone is missed after 3 s; one that is only slow has 10 s to answer.
         soon = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
                 "RAY_health_check_failure_threshold": "3"}  # fmt: skip
-        self.env = {**os.environ, **soon, "RAY_USAGE_STATS_ENABLED": "0"}
+        self.env = {**os.environ, **soon, "RAY_USAGE_STATS_ENABLED": "0", BED: str(self.folder)}
 
     def start(self):
         port = self.address.rpartition(":")[2]
