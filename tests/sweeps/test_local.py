@@ -171,6 +171,7 @@ def test_a_step_longer_than_a_worker_waits_for_a_compiler_ends_in_a_checkpoint(t
             print(json.dumps(message), file=worker.stdin, flush=True)
         assert json.loads(worker.stdout.readline())["event"] == "ready"
         assert json.loads(worker.stdout.readline())["step"] > 0
+        time.sleep(0.2)  # progress is told between steps: into one
         worker.send_signal(signal.SIGTERM)
         events = [json.loads(line) for line in worker.stdout]
     assert events[-1]["event"] == "end" and events[-1]["status"] == "stopped"
