@@ -25,6 +25,15 @@ def stopped(state: State) -> str:
     return "stopped"
 
 
+def paused(state: State) -> str:
+    """At `runtime.until`, not at the end: as a trunk that others go on from, or until it is decided whether to go on."""
+    state.clock()
+    state.checkpoint()
+    message = f"paused at step {state.step}"
+    state.run.status("pending", state.step, {"type": "paused", "message": message, "step": state.step})
+    return "paused"
+
+
 def out_of_time(state: State, limit: float) -> str:
     state.checkpoint()
     message = f"launcher.point_seconds={limit:g} is used up; a higher limit goes on from step {state.step}"
@@ -96,6 +105,7 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
             "entropy_rate": _entropy_rate(runtime.corpus_dir),
             "validation": [{"step": s, "loss": v} for s, v in state.validation if math.isfinite(v)],
             "numerics": state.numerics,
+            "trunk": state.trunk,
             "runtime": {"attempt": state.run.attempt, **{k: asdict(runtime)[k] for k in ("device", "threads")}},
         },
     )

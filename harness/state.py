@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,14 @@ from harness.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns
 from harness.errors import UserError
 from harness.group import Alone
+from harness.point import Point
 from harness.rundir import RunDirectory
 from harness.step import Step, group_index, initial_weights
+
+
+def validation_steps(point: Point) -> list[int]:
+    """Steps after which `point` validates, its last one aside unless a fraction rounds to it."""
+    return sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
 
 
 class State:
@@ -33,9 +40,11 @@ class State:
         self.point, self.run, self.runtime, self.micro_batch, self.group = point, run, runtime, micro_batch, group
         self.step, self.seconds, self.compile_seconds, self.device_seconds = 0, 0.0, 0.0, 0.0
         self.validation: list[tuple[int, float]] = []
+        self.trunk: str | None = None  # that the run was branched from, in this attempt or an earlier one
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
                          "precision": point.precision, "torch": torch.__version__}  # fmt: skip
-        found = read_checkpoint(run.path)
+        self.begun_from: str | None = None  # trunk whose checkpoint the run begins with
+        found = read_checkpoint(run.path) or self._trunk()
         if found:
             self._take_facts(*found[1:])
         elif checkpoints(run.path):
@@ -50,6 +59,23 @@ class State:
             self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
         self._mark = time.perf_counter()
 
+    def _trunk(self) -> tuple[dict, dict, list[str]] | None:
+        """The checkpoint of the trunk that this run is a branch of, with what it measured at this point's own steps only."""
+        start = self.runtime.start
+        if not start or checkpoints(self.run.path):
+            return None
+        found = read_checkpoint(Path(start))
+        if found is None:
+            print(f"{self.point.id}: its trunk {Path(start).name} has no whole checkpoint, trained from the beginning",
+                  file=sys.stderr)  # fmt: skip
+            return None
+        tensors, facts, damaged = found
+        own = {*validation_steps(self.point), *self.runtime.validate_at}
+        tensors["validation"] = torch.tensor([row for row in tensors["validation"].tolist() if row[0] in own],
+                                             dtype=torch.float64).reshape(-1, 2)  # fmt: skip
+        self.begun_from = Path(start).name
+        return tensors, {**facts, "seconds": 0.0, "device_seconds": 0.0, "trunk": self.begun_from}, damaged
+
     def _take_facts(self, facts: dict, damaged: list[str]) -> None:
         for name in damaged:
             print(f"{self.point.id}: checkpoint {name} is damaged, the one before it is used", file=sys.stderr)
@@ -63,6 +89,7 @@ class State:
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.device_seconds = facts.get("device_seconds", self.seconds)
         self.micro_batch = min(self.micro_batch, facts["micro_batch"])
+        self.trunk = facts.get("trunk")
 
     def _take_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
@@ -101,7 +128,7 @@ class State:
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
         facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
-                 "device_seconds": self.device_seconds}  # fmt: skip
+                 "device_seconds": self.device_seconds, "trunk": self.trunk}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
         self.write_curve(self.step)
 

@@ -1,6 +1,7 @@
 """Training of one point, from its directory to its result: resumes by itself, ends with a status.
 
-    train_point(point, run_dir, runtime) -> "done" | "diverged" | "out_of_memory" | "failed" (time limit) | "stopped"
+    train_point(point, run_dir, runtime)
+        -> "done" | "diverged" | "out_of_memory" | "failed" (time limit) | "stopped" | "paused" (at runtime.until)
 
 A step's loss and gradient norm stay on the device; they are read once per stretch of steps, where divergence is found
 at its exact step. A resumed run gives the same curve bit for bit on a CPU.
@@ -25,7 +26,7 @@ from harness.group import Alone
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
-from harness.state import State
+from harness.state import State, validation_steps
 from harness.supervisor import supervise
 from harness.tracking import tracker
 
@@ -53,6 +54,9 @@ class Runtime:
     devices: int = 1  # that train the point together, each with a process of its own
     parallel: str = "ddp"  # how: ddp | fsdp
     point_seconds: float | None = None  # of training, all attempts together, after which the point is given up
+    until: int | None = None  # step at which it pauses: a checkpoint, status pending, "paused"
+    start: str | None = None  # run directory of a trunk, whose checkpoint it begins from where it has none of its own
+    validate_at: tuple[int, ...] = ()  # steps at which it validates beside the point's own: those of a trunk's branches
 
 
 def train_point(
@@ -69,6 +73,8 @@ def train_point(
 
     on_progress(step, steps, loss) is called about twice a second. When should_stop() is true the run is checkpointed,
     marked pending, and "stopped" returned. Out of device memory, the micro-batch is halved and the run goes on.
+    Where runtime.until is reached, "paused": a checkpoint, and pending. A run with no checkpoint begins from the one of
+    runtime.start, if that is there and whole.
     With runtime.devices > 1 as many processes train (harness/supervisor.py), to the same loss within rounding.
     Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data,
     RankError where a process of several died.
@@ -126,16 +132,19 @@ class _Training:
         state.run.status("running", state.step)
         stream, held_out = _data(self.runtime.corpus_dir, point.shape.context, point.data.seed, point.validation.sequences)
         hyper = Hyper.of(point, self.runtime.device)
-        validate_at = sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
+        validate_at = sorted({*validation_steps(point), *self.runtime.validate_at})
+        last = min(self.runtime.until or point.steps, point.steps)
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
         self._saved = self._told = self._said = state.start_clock()
         with tracker(self.runtime.tracking if self.group.leads else {}, point, state.run.path) as track:
-            while state.step < point.steps:
+            if state.begun_from and (diverged := endings.diverged_at(state, 0)):
+                return endings.diverged(state, *diverged)
+            while state.step < last:
                 limit = self.runtime.point_seconds
                 if limit and self.group.agree(state.seconds >= limit)[0]:
                     return endings.out_of_time(state, limit)
                 pending = [s for s in validate_at if s > state.step]
-                end = self._agreed(min([state.step + stretch, point.steps, *pending[:1]]))
+                end = self._agreed(min([state.step + stretch, last, *pending[:1]]))
                 start, begun = state.step, time.perf_counter()
                 stopped = end == start or self._stretch(hyper, self._tokens(stream, end))
                 if self.group.world > 1:
@@ -149,6 +158,8 @@ class _Training:
                 if state.step in validate_at:
                     self._validate(held_out)
                 self._look_up(track)
+            if last < point.steps:
+                return endings.paused(state)
             self._validate(held_out)
             return self._finish(track)
 

@@ -22,11 +22,13 @@ from sweeps.lease import Lease, claim
 
 
 def execute(message: dict, settings: dict, tell: Callable[..., None], should_stop: Callable[[], bool]) -> dict:
-    """Train message["point"], compiled where message["compile"]; `settings` as Settings.to_dict gives them.
+    """Train message["point"], compiled where message["compile"]; `settings` as Settings.to_dict gives them; "until",
+    "start" and "validate_at" of the message, where they are there, as of harness.train.Runtime.
 
     tell(event="progress", job=, step=, steps=, loss=) is called about twice a second. Returns {"status", "trained",
     "reason", "compiled", "device_seconds", "compile_seconds"}; status as in status.json, or "stopped" (should_stop() was
-    true: checkpointed) or "busy" (another live attempt has the run). Raises nothing but what ends the process.
+    true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy" (another live attempt has the run).
+    Raises nothing but what ends the process.
     """
     point = Point.from_dict(message["point"])
     run_dir = Path(settings["runs_dir"]) / point.id
@@ -40,7 +42,7 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
         RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch).begin()
         if ended := finished(run_dir):  # since we looked, or with its point.yaml mended
             return {"status": ended, "trained": False}
-        status = _train(point, run_dir, message["compile"], settings, lease, tell, should_stop)
+        status = _train(point, run_dir, message, settings, lease, tell, should_stop)
         result = read_json(run_dir / "result.json") or {}
         times = {k: result[k] for k in ("device_seconds", "compile_seconds") if k in result}
         compiled = (result.get("numerics") or {}).get("compiled", False)
@@ -59,7 +61,7 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
             lease.release()
 
 
-def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: Lease, tell,
+def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Lease, tell,
            should_stop) -> str:  # fmt: skip
     from harness.train import Runtime, train_point
 
@@ -70,7 +72,7 @@ def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: L
         corpus_dir=corpus,
         device=settings["device"],
         threads=settings["threads"],
-        compile=compiled,
+        compile=message["compile"],
         micro_batch=settings["micro_batch"],
         checkpoint_seconds=settings["checkpoint_seconds"],
         curve_points=settings["curve_points"],
@@ -80,6 +82,9 @@ def _train(point: Point, run_dir: Path, compiled: bool, settings: dict, lease: L
         devices=settings["devices_per_point"],
         parallel=settings["parallel"],
         point_seconds=settings["point_seconds"],
+        until=message.get("until"),
+        start=message.get("start"),
+        validate_at=tuple(message.get("validate_at", ())),
     )
     said = 0.0
 
