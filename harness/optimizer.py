@@ -4,22 +4,20 @@ For group g with multipliers (lr_g, wd_g, eps_g) of the parameterization, share 
 
     m = b1 m + (1 - b1) grad        v = b2 v + (1 - b2) grad^2
     W <- W - shrink_g W - rate_g (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps eps_g)
-    rate_g = lr lr_g s_t
-    shrink_g = rate_g wd wd_g  (coupled, as in PyTorch)  or  s_t wd wd_g  (independent)
+    rate_g, shrink_g as in harness/hyper.py
 
-(Loshchilov & Hutter, 1711.05101; tau = 1/(shrink at the peak * steps), DESIGN decision 1.)
+(Loshchilov & Hutter, 1711.05101.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from harness.hyper import fixed, per_step
 from harness.point import Point
-from harness.schedule import shares
 from models.parameterization import rules
 
 
@@ -37,23 +35,9 @@ class Hyper:
 
     @classmethod
     def of(cls, point: Point, device: torch.device) -> Hyper:
-        """Computed in float64, rounded once."""
-        o, table = point.optimizer, rules(point.shape, point.parameterization)
-        share, t = shares(point.schedule, point.steps), np.arange(1, point.steps + 1)
-        rates = [o.lr * rule.lr * share for rule in table.values()]
-        coupled = o.weight_decay_mode == "coupled"
-        shrinks = [
-            (rate if coupled else share) * o.weight_decay * rule.weight_decay
-            for rate, rule in zip(rates, table.values(), strict=True)
-        ]
-        corrections = [1 / (1 - beta**t) for beta in (o.beta1, o.beta2)]
-        per_step = np.stack([*rates, *shrinks, *corrections], axis=1)
-        fixed = [o.eps * rule.eps for rule in table.values()] + [o.beta1, o.beta2, o.clip or np.inf]
-        return cls(
-            torch.tensor(per_step, dtype=torch.float32, device=device),
-            torch.tensor(fixed, dtype=torch.float32, device=device),
-            tuple(table),
-        )
+        """The numbers of harness/hyper.py, as they are."""
+        rows, constants = torch.from_numpy(per_step(point)), torch.from_numpy(fixed(point))
+        return cls(rows.to(device), constants.to(device), tuple(rules(point.shape, point.parameterization)))
 
 
 def squared_norm(grads: dict[str, Tensor]) -> Tensor:

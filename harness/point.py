@@ -116,6 +116,11 @@ class Point:
         return self.steps * self.batch_tokens
 
     @property
+    def validation_steps(self) -> list[int]:
+        """Steps after which it validates, its last one aside unless a fraction rounds to it."""
+        return sorted({min(max(round(f * self.steps), 1), self.steps) for f in self.validation.fractions})
+
+    @property
     def counts(self) -> ParamCount:
         """Parameters, by the three conventions."""
         return count_params(self.shape)

@@ -17,9 +17,9 @@ import numpy as np
 from harness.point import ScheduleSpec
 
 
-def shares(schedule: ScheduleSpec, steps: int) -> np.ndarray:
-    """Share of the peak learning rate at each step, float64 (steps,)."""
-    t = np.arange(steps, dtype=np.float64)
+def shares(schedule: ScheduleSpec, steps: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Share of the peak learning rate at each step t = start ... stop-1 of `steps` (default: all), float64."""
+    t = np.arange(start, steps if stop is None else stop, dtype=np.float64)
     w, r = schedule.warmup_steps, schedule.final_ratio
     x = (t - w) / max(steps - w, 1)
     if schedule.name == "linear":
@@ -27,7 +27,7 @@ def shares(schedule: ScheduleSpec, steps: int) -> np.ndarray:
     elif schedule.name == "cosine":
         share = r + (1 - r) * (1 + np.cos(np.pi * x)) / 2
     elif schedule.name == "constant":
-        share = np.ones(steps)
+        share = np.ones(len(t))
     elif schedule.name == "wsd":
         c = schedule.cooldown_steps
         u = np.clip((t - (steps - c)) / max(c, 1), 0, 1)

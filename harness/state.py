@@ -14,14 +14,8 @@ from harness.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns
 from harness.errors import UserError
 from harness.group import Alone
-from harness.point import Point
 from harness.rundir import RunDirectory
 from harness.step import Step, group_index, initial_weights
-
-
-def validation_steps(point: Point) -> list[int]:
-    """Steps after which `point` validates, its last one aside unless a fraction rounds to it."""
-    return sorted({min(max(round(f * point.steps), 1), point.steps) for f in point.validation.fractions})
 
 
 class State:
@@ -70,7 +64,7 @@ class State:
                   file=sys.stderr)  # fmt: skip
             return None
         tensors, facts, damaged = found
-        own = {*validation_steps(self.point), *self.runtime.validate_at}
+        own = {*self.point.validation_steps, *self.runtime.validate_at}
         tensors["validation"] = torch.tensor([row for row in tensors["validation"].tolist() if row[0] in own],
                                              dtype=torch.float64).reshape(-1, 2)  # fmt: skip
         self.begun_from = Path(start).name

@@ -26,7 +26,7 @@ from harness.group import Alone
 from harness.optimizer import Hyper
 from harness.point import Point
 from harness.rundir import RunDirectory
-from harness.state import State, validation_steps
+from harness.state import State
 from harness.supervisor import supervise
 from harness.tracking import tracker
 
@@ -132,7 +132,7 @@ class _Training:
         state.run.status("running", state.step)
         stream, held_out = _data(self.runtime.corpus_dir, point.shape.context, point.data.seed, point.validation.sequences)
         hyper = Hyper.of(point, self.runtime.device)
-        validate_at = sorted({*validation_steps(point), *self.runtime.validate_at})
+        validate_at = sorted({*point.validation_steps, *self.runtime.validate_at})
         last = min(self.runtime.until or point.steps, point.steps)
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
         self._saved = self._told = self._said = state.start_clock()
