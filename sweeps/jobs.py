@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -19,7 +19,16 @@ from harness.point import Point
 
 @dataclass(frozen=True)
 class Job:
-    """`key`: points of equal key share one compiled step. `seconds`: expected, on one worker."""
+    """`key`: points of equal key share one compiled step. `seconds`: expected, on one worker; `after`: those of the longest
+    chain of jobs that waits for this one. `id`: of the run, unless it has several points.
+
+    until         step at which it pauses; None: the end
+    start         id of the trunk whose checkpoint it begins from, at step `first`; where that is not to be had, from the
+                  beginning
+    validate_at   steps at which it validates beside its point's own
+    trunk         whether it is one: `branches` points go through it, its run lies among the trunks (trunks.py)
+    root          the first trunk on the way of a point
+    """
 
     id: str
     points: tuple[Point, ...]
@@ -27,6 +36,47 @@ class Job:
     compile: bool
     seconds: float
     needs: tuple[str, ...] = ()
+    after: float = 0.0
+    until: int | None = None
+    start: str | None = None
+    first: int = 0
+    validate_at: tuple[int, ...] = ()
+    trunk: bool = False
+    branches: int = 0
+    root: str | None = None
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of its runs."""
+        return [self.id] if self.trunk else [point.id for point in self.points]
+
+    @property
+    def last(self) -> int:
+        """The step at which it ends."""
+        return self.until or self.points[0].steps
+
+    def share_done(self, step: int) -> float:
+        """Of its own steps, once the run is at `step`."""
+        return min(max(step - self.first, 0) / max(self.last - self.first, 1), 1.0)
+
+    def folder(self, runs_dir: Path) -> Path:
+        """Its run directory."""
+        return (trunks_dir(runs_dir) if self.trunk else Path(runs_dir)) / self.runs[0]
+
+    def message(self) -> dict:
+        """What a worker needs to know, in JSON (execute.py)."""
+        return {"job": self.id, "point": self.points[0].to_dict(), "compile": self.compile, "until": self.until,
+                "start": self.start, "validate_at": list(self.validate_at), "trunk": self.trunk,
+                "root": self.root}  # fmt: skip
+
+    def alone(self) -> Job:
+        """The same from the beginning, its trunk not to be had."""
+        return replace(self, needs=tuple(n for n in self.needs if n != self.start), start=None, first=0, root=None)
+
+
+def trunks_dir(runs_dir: Path) -> Path:
+    """Where the trunks of the runs in `runs_dir` lie: beside it, as they are no runs of the sweep."""
+    return Path(runs_dir).with_name(f"{Path(runs_dir).name}-trunks")
 
 
 @dataclass(frozen=True)

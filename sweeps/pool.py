@@ -54,9 +54,8 @@ class Worker:
         """Give it a job; it must have none."""
         self.job, self.key, self.step, self.loss, self._first = job, job.key, 0, None, None
         self._begun = time.monotonic()
-        point = job.points[0]
         self._log_start = self.log_path.stat().st_size
-        self._send({"job": job.id, "point": point.to_dict(), "compile": job.compile})
+        self._send(job.message())
 
     def hear(self, step: int, loss: float | None) -> None:
         """Progress of its job."""

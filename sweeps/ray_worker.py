@@ -107,8 +107,7 @@ class RayWorker:
         """Give it a job; it must have none."""
         self.job, self.key, self.step, self.loss, self._first = job, job.key, 0, None, None
         self._begun, self.compiling = time.monotonic(), job.compile
-        message = {"job": job.id, "point": job.points[0].to_dict(), "compile": job.compile}
-        self.refs["train"] = self.actor.train.remote(message)
+        self.refs["train"] = self.actor.train.remote(job.message())
 
     def look(self) -> None:
         """Ask how far it is, once a second."""

@@ -1,6 +1,7 @@
 """A persistent worker: trains points that come as JSON lines on stdin, tells of them as JSON lines on stdout.
 
-    in   {"settings": {...}} first, then {"job": id, "point": {...}, "compile": bool} one at a time, {"stop": true}
+    in   {"settings": {...}} first, then {"job": id, "point": {...}, "compile": bool, ...} (Job.message) one at a time,
+         {"stop": true}
     out  {"event": "ready"} | {"event": "progress", "job", "step", "steps", "loss"}
          {"event": "end", "job", "status", "reason", "trained", "device_seconds", "compile_seconds"}
 
