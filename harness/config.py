@@ -111,8 +111,11 @@ class SweepConfig:
     zip: list[Any] = field(default_factory=list)  # [{key: list, key: list}, ...]: each entry is one axis
     grids: list[Any] = field(default_factory=list)  # [{axes: ..., zip: ...}, ...]: the union of these grids
     filter: list[str] = field(default_factory=list)  # kept where all are true, over the table's columns
+    strategy: str = "grid"  # grid | refine | halving: all points; those that narrow the law most; losers stop early
+    budget: float | None = None  # training FLOPs, or up to 1 a share of the whole grid's; refine: 0.4
+    target: dict[str, Any] | None = None  # refine: the scale extrapolated to, {model.width: 512, tpp: 20}; null: 4x larger
     extend: bool = False  # extend the grid where an optimum sits at its edge
-    extend_target: str | None = None  # the axis that is extended: lr, tau, weight_decay, batch_size
+    extend_target: str | None = None  # the axis that is extended or refined: lr, tau, weight_decay, batch_size
     extend_rounds: int = 3
     analyses: list[str] = field(default_factory=list)  # what `fit` would be run with
 
