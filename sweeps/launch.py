@@ -34,6 +34,7 @@ from sweeps.status import RunState
 DEVICES = ("auto", "cpu", "cuda")
 TRACKERS = ("none", "wandb")
 MODES = ("offline", "online", "disabled")
+STRATEGIES = ("grid", "refine", "halving")
 
 
 @dataclass
@@ -99,7 +100,8 @@ def _check_settings(config: Config) -> None:
     ):
         if value is not None and not low <= value < math.inf:
             raise UserError(f"{key}={value:g} is impossible: it must be at least {low} and finite.")
-    for key, value, names in (("tracking", config.tracking.name, TRACKERS), ("tracking.mode", config.tracking.mode, MODES)):
+    for key, value, names in (("tracking", config.tracking.name, TRACKERS), ("tracking.mode", config.tracking.mode, MODES),
+                              ("sweep.strategy", config.sweep.strategy, STRATEGIES)):
         if value not in names:
             raise UserError(f"{key}={value} is not one of {', '.join(names)}.")
     target_keys(config.sweep.extend_target)
