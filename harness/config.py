@@ -113,7 +113,7 @@ class SweepConfig:
     filter: list[str] = field(default_factory=list)  # kept where all are true, over the table's columns
     strategy: str = "grid"  # grid | refine | halving: all points; those that narrow the law most; losers stop early
     budget: float | None = None  # training FLOPs, or up to 1 a share of the whole grid's; refine: 0.4
-    target: dict[str, Any] | None = None  # refine: the scale extrapolated to, {model.width: 512, tpp: 20}; null: 4x larger
+    target: Any = None  # refine: the scale to extrapolate to, {model.width: 512, tpp: 20}; null: 4 x the largest model
     rungs: list[float] = field(default_factory=lambda: [0.25, 0.5])  # halving: shares of the run at which it is decided
     risk: float = 0.05  # halving: chance, for each slice, that what would have been its best point is stopped
     keep: int = 5  # halving: values of each slice that are trained to the end at least
