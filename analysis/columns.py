@@ -23,7 +23,8 @@ POSITIVE = (
     "batch_tokens steps lr lr_adjusted tau flops steps_to_target target_loss total_steps unique_tokens"
 ).split()
 
-STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
+STATUSES = ("pending", "running", "done", "diverged", "pruned", "out_of_memory", "failed")
+CENSORED = ("diverged", "pruned")  # ended without a loss: of a pruned run the slice has better ones (halving)
 # Words of other trackers for the same things.
 STATUS_WORDS = {
     "finished": "done",

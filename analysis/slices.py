@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.codes import cluster, combine, distinct
-from analysis.columns import SCALE, SETTINGS
+from analysis.columns import CENSORED, SCALE, SETTINGS
 from analysis.errors import UserError
 from analysis.parting import RAMPS, SAME_SHARE, part_ramps, part_settings
 
@@ -51,7 +51,7 @@ class Slice:
     flops: float  # training FLOPs (tokens where unknown), to tell the largest scales
     x: np.ndarray  # (n, k)
     loss: np.ndarray  # (n,) nats per token; NaN or any value where diverged
-    diverged: np.ndarray  # (n,) bool
+    diverged: np.ndarray  # (n,) bool: or stopped as worse than others of the slice (status pruned), which says as much
     seed: np.ndarray  # (n,) codes, -1 unknown
     block: np.ndarray  # (n,) codes of what shares its noise: runs, and branches of one trunk
     rows: np.ndarray  # (n,) positions in the canonical table
@@ -175,13 +175,16 @@ def _missing(name: str, df: pd.DataFrame) -> str:
 
 
 def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.DataFrame:
-    """Done and diverged rows with a tuned value on the log axis; what is left out is counted in the notes."""
+    """Done, diverged and pruned rows with a tuned value on the log axis; what is left out is counted in the notes."""
     if "loss" not in df:
         raise UserError("the table has no loss; map it with columns.loss=THEIRS.")
-    others = df["status"][~df["status"].isin(["done", "diverged"])].value_counts()
+    others = df["status"][~df["status"].isin(["done", *CENSORED])].value_counts()
     if len(others):
         notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
-    df = df[df["status"].isin(["done", "diverged"])]
+    df = _as_planned(df[df["status"].isin(["done", *CENSORED])])
+    if pruned := int((df["status"] == "pruned").sum()):
+        notes.append(f"{pruned} rows were stopped as worse than others of their slice (pruned): no loss is fitted, their "
+                     "values bound the range.")  # fmt: skip
     known = df.drop(columns="_row").duplicated()
     if known.any():
         notes.append(f"{int(known.sum())} rows repeat others in every column: used once.")
@@ -191,7 +194,7 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
             f"{twice} rows have the loss of another run_id at the same settings to all digits, likely one run twice: "
             "used as they are, where= leaves some out."
         )
-    diverged = (df["status"] == "diverged") | np.isposinf(df["loss"])
+    diverged = df["status"].isin(CENSORED) | np.isposinf(df["loss"])
     empty = df["loss"].isna() & ~diverged
     if empty.any():
         notes.append(f"{int(empty.sum())} rows are done but have no loss: not used.")
@@ -208,6 +211,18 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     if df.empty:
         raise UserError("no row of the table can be used" + (f" ({notes[0].rstrip('.')})." if notes else "."))
     return df.assign(_diverged=diverged)
+
+
+def _as_planned(df: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that ended before their steps the tokens and FLOPs that these would have taken: a slice is one of equal
+    length as planned."""
+    if not {"tokens", "steps", "batch_tokens"} <= set(df):
+        return df
+    planned = (df["steps"] * df["batch_tokens"]).where(df["status"].isin(CENSORED))
+    early = (planned > df["tokens"]) & (df["tokens"] > 0)
+    if "flops" in df:
+        df = df.assign(flops=df["flops"].where(~early, df["flops"] * planned / df["tokens"]))
+    return df.assign(tokens=df["tokens"].where(~early, planned))
 
 
 def _same_run(df: pd.DataFrame) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.canonical import canonical, rename
-from analysis.columns import CANONICAL, IDENTIFIERS, NUMBERS, STATUSES
+from analysis.columns import CANONICAL, CENSORED, IDENTIFIERS, NUMBERS, STATUSES
 from analysis.errors import UserError
 from analysis.sealed import damage
 from analysis.untrusted import ERRORS, plain, read_parquet
@@ -154,7 +154,7 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
         faults.append(f"run {name}: status.json {fault or f'holds the status {str(word)[:40]!r}'}")
     row["status"] = word if word in STATUSES else "pending" if fault == "is missing" else "failed"
     row |= dict.fromkeys(("loss", "train_loss"), np.nan)
-    if row["status"] in ("done", "diverged"):
+    if row["status"] in ("done", *CENSORED):
         broken = damage(folder, status)
         faults += [f"run {name}: {file} {what}" for file, what in broken.items() if file != "result.json"]
         if "point.yaml" in broken:
@@ -162,7 +162,7 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
         result, fault = (None, broken["result.json"]) if "result.json" in broken else _load(folder, "result.json")
         if not isinstance(result, dict) or (row["status"] == "done" and not _is_number(result.get("loss"))):
             faults.append(f"run {name}: result.json {fault or 'holds no loss'}")
-            row["status"] = row["status"] if row["status"] == "diverged" else "failed"
+            row["status"] = row["status"] if row["status"] in CENSORED else "failed"
         else:
             row |= {key: result[key] for key in RESULT if _is_number(result.get(key))}
     return row, faults

@@ -20,8 +20,9 @@ from harness.point import SCHEMA, Point
 from harness.redact import redact_all
 from harness.untrusted import load_yaml, no_link, read_bytes
 
-STATUSES = ("pending", "running", "done", "diverged", "out_of_memory", "failed")
-FINISHED = ("done", "diverged")  # a diverged point is a result
+STATUSES = ("pending", "running", "done", "diverged", "pruned", "out_of_memory", "failed")
+# A diverged point is a result, and so is one that sweep.strategy=halving stopped: another strategy trains it to the end.
+FINISHED = ("done", "diverged", "pruned")
 SEALED = ("point.yaml", "result.json", "curve.parquet")  # their digests stand in a finished run's status.json
 CURVE = ("step", "tokens", "lr", "train_loss", "validation_loss", "grad_norm")
 

@@ -17,7 +17,7 @@ from sweeps.lease import newest_attempt
 from sweeps.text import count_noun, duration, table
 
 FAILED = ("out_of_memory", "failed")
-ORDER = ("done", "diverged", "running", "interrupted", "pending", "damaged", "out_of_memory", "failed")
+ORDER = ("done", "diverged", "pruned", "running", "interrupted", "pending", "damaged", "out_of_memory", "failed")
 LEASE_SECONDS = 60.0
 SHOWN = 12  # lines of a list
 
@@ -26,7 +26,7 @@ SHOWN = 12  # lines of a list
 class RunState:
     """`status` is the file's, but `interrupted` where it says running and nobody trains any more: as good as pending,
     with `step` steps behind it; `damaged` where the run has ended and its files are not as they were then: it is trained
-    again. `reason` as in status.json."""
+    again. `reason` as in status.json. `reopened`: pruned, but to be trained to its end all the same (prune.py)."""
 
     run_id: str
     status: str = "pending"
@@ -34,11 +34,12 @@ class RunState:
     steps: int = 0
     attempt: int = 0
     reason: dict | None = None
+    reopened: bool = False
 
     @property
     def left(self) -> bool:
         """Still to be trained, or to be tried again."""
-        return self.status not in FINISHED
+        return self.reopened or self.status not in FINISHED
 
     @property
     def why(self) -> str:
@@ -130,6 +131,8 @@ def status(
                    for s in states.values() if s.status in FAILED],
         "diverged": [{"run_id": s.run_id, "reason": s.reason, "why": s.why}
                      for s in states.values() if s.status == "diverged"],
+        "pruned": [{"run_id": s.run_id, "reason": s.reason, "why": s.why}
+                   for s in states.values() if s.status == "pruned"],
     }  # fmt: skip
 
 
@@ -147,7 +150,8 @@ def render_status(report: dict) -> str:
     running = [{**r, "why": f"step {r['step']}/{r['steps']}"} for r in report["running"]]
     waiting = [{"run_id": run_id, "why": where} for run_id, where in report["queued"].items()]
     for name, entries in (("running", running), ("queued", waiting), ("damaged", report["damaged"]),
-                          ("failed", report["failed"]), ("diverged", report["diverged"])):  # fmt: skip
+                          ("failed", report["failed"]), ("diverged", report["diverged"]),
+                          ("pruned", report["pruned"])):  # fmt: skip
         rows += [[entry["run_id"], entry["why"]] for entry in entries[:SHOWN]]
         if len(entries) > SHOWN:
             rows.append(["", f"and {len(entries) - SHOWN:,} more {name}{_kinds(entries)}"])

@@ -55,7 +55,9 @@ def find_lines(df: pd.DataFrame, column: str | None, options: Options) -> tuple[
     if options.scale not in df:
         raise UserError(f"scale={options.scale}: the table has no such column{nearest(options.scale, df.columns)}")
     by = list(dict.fromkeys([*options.by, *([column] if column else [])]))
-    found = thin(partition(df, options.tuned, hold=options.hold, by=by, extra=[options.scale]))
+    # What a pruned run would have cost is not known, only that others were better.
+    ended = df[df["status"] != "pruned"] if "status" in df else df
+    found = thin(partition(ended, options.tuned, hold=options.hold, by=by, extra=[options.scale]))
     optima = find_optima(found.slices, "quadratic", options.window, options.bootstrap, options.level, options.seed)
     groups: dict[str, list[Optimum]] = {}
     for o in optima:
