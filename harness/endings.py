@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.checkpoint import drop_checkpoints
+from harness.checkpoint import checkpoints, drop_checkpoints
 from harness.curve import final_train_loss
 from harness.data import open_corpus
+from harness.point import Point
 from harness.state import State
 
 
@@ -28,7 +29,10 @@ def stopped(state: State) -> str:
 def paused(state: State) -> str:
     """At `runtime.until`, not at the end: as a trunk that others go on from, or until it is decided whether to go on."""
     state.clock()
-    state.checkpoint()
+    if state.saved != state.step:
+        state.checkpoint()
+    if state.runtime.trunk:
+        _write_trunk(state)
     message = f"paused at step {state.step}"
     state.run.status("pending", state.step, {"type": "paused", "message": message, "step": state.step})
     return "paused"
@@ -57,6 +61,9 @@ def diverged_at(state: State, start: int) -> tuple[int, str, str] | None:
 
 
 def diverged(state: State, step: int, kind: str, message: str) -> str:
+    if state.runtime.trunk:
+        state.diverged = step
+        return paused(state)
     state.clock()
     state.write_curve(step)
     _write_result(state, step, None, None)
@@ -98,7 +105,8 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
             "loss": loss,
             "train_loss": train_loss,
             "tokens": step * point.batch_tokens,
-            "flops": point.flops * step // point.steps,
+            "flops": _flops(point, step),
+            "flops_spent": _flops(point, step) - _flops(point, min(state.first, step)),
             "device_seconds": state.device_seconds,
             "compile_seconds": state.compile_seconds,
             "micro_batch": min(state.micro_batch, point.batch_size // state.group.world),
@@ -109,6 +117,32 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
             "runtime": {"attempt": state.run.attempt, **{k: asdict(runtime)[k] for k in ("device", "threads")}},
         },
     )
+
+
+def _write_trunk(state: State) -> None:
+    """trunk.json: that the trunk has come to its end, for planning, which reads no checkpoints (sweeps/trunks.py)."""
+    if not state.group.leads:
+        return
+    for older in checkpoints(state.run.path)[:-1]:
+        older.unlink(missing_ok=True)
+    state.run.write_json(
+        "trunk.json",
+        {
+            "step": state.step,
+            "steps": state.runtime.until,
+            "diverged": state.diverged,
+            "validated": [step for step, _ in state.validation],
+            "flops_spent": _flops(state.point, state.step) - _flops(state.point, state.first),
+            "device_seconds": state.device_seconds,
+            "compile_seconds": state.compile_seconds,
+            "numerics": state.numerics,
+        },
+    )
+
+
+def _flops(point: Point, step: int) -> int:
+    """Training FLOPs of the first `step` steps."""
+    return point.flops * step // point.steps
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from harness.checkpoint import checkpoints, drop_checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns
 from harness.errors import UserError
 from harness.group import Alone
@@ -34,11 +34,13 @@ class State:
         self.point, self.run, self.runtime, self.micro_batch, self.group = point, run, runtime, micro_batch, group
         self.step, self.seconds, self.compile_seconds, self.device_seconds = 0, 0.0, 0.0, 0.0
         self.validation: list[tuple[int, float]] = []
-        self.trunk: str | None = None  # that the run was branched from, in this attempt or an earlier one
+        self.trunk: str | None = None  # the first on its way, where it was branched from one, in whatever attempt
+        self.first = 0  # step at which it was branched
+        self.saved: int | None = None  # step of its newest checkpoint
+        self.diverged: int | None = None  # step at which a trunk did, with its branches
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
                          "precision": point.precision, "torch": torch.__version__}  # fmt: skip
-        self.begun_from: str | None = None  # trunk whose checkpoint the run begins with
-        found = read_checkpoint(run.path) or self._trunk()
+        found = self._own() or self._trunk()
         if found:
             self._take_facts(*found[1:])
         elif checkpoints(run.path):
@@ -53,22 +55,33 @@ class State:
             self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
         self._mark = time.perf_counter()
 
+    def _own(self) -> tuple[dict, dict, list[str]] | None:
+        """The newest whole checkpoint. A trunk that has not validated where its branches do begins anew."""
+        found = read_checkpoint(self.run.path)
+        if found and self.runtime.trunk and not _measured(found, self.runtime.validate_at):
+            if self.group.leads:
+                drop_checkpoints(self.run.path)
+            return None
+        self.saved = found[1]["step"] if found else None
+        return found
+
     def _trunk(self) -> tuple[dict, dict, list[str]] | None:
         """The checkpoint of the trunk that this run is a branch of, with what it measured at this point's own steps only."""
         start = self.runtime.start
-        if not start or checkpoints(self.run.path):
+        if not start:
             return None
-        found = read_checkpoint(Path(start))
-        if found is None:
-            print(f"{self.point.id}: its trunk {Path(start).name} has no whole checkpoint, trained from the beginning",
-                  file=sys.stderr)  # fmt: skip
+        found, own = read_checkpoint(Path(start)), {*self.point.validation_steps, *self.runtime.validate_at}
+        wrong = ("has no whole checkpoint" if found is None else
+                 "was trained on another device" if found[1]["numerics"]["device"] != self.runtime.device else
+                 "has not validated where this run does" if not _measured(found, own) else "")  # fmt: skip
+        if wrong:
+            print(f"{self.point.id}: its trunk {Path(start).name} {wrong}, trained from the beginning", file=sys.stderr)
             return None
         tensors, facts, damaged = found
-        own = {*self.point.validation_steps, *self.runtime.validate_at}
         tensors["validation"] = torch.tensor([row for row in tensors["validation"].tolist() if row[0] in own],
                                              dtype=torch.float64).reshape(-1, 2)  # fmt: skip
-        self.begun_from = Path(start).name
-        return tensors, {**facts, "seconds": 0.0, "device_seconds": 0.0, "trunk": self.begun_from}, damaged
+        new = {"seconds": 0.0, "device_seconds": 0.0, "first": facts["step"], "trunk": self.runtime.root or Path(start).name}
+        return tensors, {**facts, **new}, damaged
 
     def _take_facts(self, facts: dict, damaged: list[str]) -> None:
         for name in damaged:
@@ -83,7 +96,8 @@ class State:
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.device_seconds = facts.get("device_seconds", self.seconds)
         self.micro_batch = min(self.micro_batch, facts["micro_batch"])
-        self.trunk = facts.get("trunk")
+        self.trunk, self.first = facts.get("trunk"), facts.get("first", 0)
+        self.diverged = facts.get("diverged")
 
     def _take_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         # In the model's order: sums over tensors (the gradient norm) depend on it, and so does the compiled graph.
@@ -122,8 +136,10 @@ class State:
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
         facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
-                 "device_seconds": self.device_seconds, "trunk": self.trunk}  # fmt: skip
+                 "device_seconds": self.device_seconds, "trunk": self.trunk, "first": self.first,
+                 "diverged": self.diverged}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
+        self.saved = self.step
         self.write_curve(self.step)
 
     def write_curve(self, step: int) -> None:
@@ -147,3 +163,10 @@ class State:
         """The first step of a shape compiles; the time since the last call of `clock` is no time of this point."""
         now = time.perf_counter()
         self.compile_seconds, self._mark = now - self._mark, now
+
+
+def _measured(found: tuple[dict, dict, list[str]], steps: set[int]) -> bool:
+    """Whether a checkpoint has the validation losses at those of `steps` that a run as far as it, or diverged, has them."""
+    tensors, facts, _ = found
+    end = facts.get("diverged") or facts["step"] + 1
+    return {s for s in steps if s < end} <= {int(s) for s, _ in tensors["validation"].tolist()}

@@ -56,6 +56,8 @@ class Runtime:
     point_seconds: float | None = None  # of training, all attempts together, after which the point is given up
     until: int | None = None  # step at which it pauses: a checkpoint, status pending, "paused"
     start: str | None = None  # run directory of a trunk, whose checkpoint it begins from where it has none of its own
+    root: str | None = None  # the first trunk on the way there, which the result names; None: that of `start`
+    trunk: bool = False  # it is one: it pauses where it diverges, too, so that its branches diverge there
     validate_at: tuple[int, ...] = ()  # steps at which it validates beside the point's own: those of a trunk's branches
 
 
@@ -137,7 +139,7 @@ class _Training:
         stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
         self._saved = self._told = self._said = state.start_clock()
         with tracker(self.runtime.tracking if self.group.leads else {}, point, state.run.path) as track:
-            if state.begun_from and (diverged := endings.diverged_at(state, 0)):
+            if state.step and (diverged := endings.diverged_at(state, 0)):  # on the way of its trunk
                 return endings.diverged(state, *diverged)
             while state.step < last:
                 limit = self.runtime.point_seconds
@@ -158,7 +160,7 @@ class _Training:
                 if state.step in validate_at:
                     self._validate(held_out)
                 self._look_up(track)
-            if last < point.steps:
+            if last < point.steps or self.runtime.trunk:
                 return endings.paused(state)
             self._validate(held_out)
             return self._finish(track)

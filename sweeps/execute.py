@@ -18,20 +18,23 @@ from harness.point import Point
 from harness.private import compiled_folder
 from harness.redact import redact
 from harness.rundir import LostRun, RunDirectory, finished, read_status
+from sweeps.jobs import trunks_dir
 from sweeps.lease import Lease, claim
 
 
 def execute(message: dict, settings: dict, tell: Callable[..., None], should_stop: Callable[[], bool]) -> dict:
-    """Train message["point"], compiled where message["compile"]; `settings` as Settings.to_dict gives them; "until",
-    "start" and "validate_at" of the message, where they are there, as of harness.train.Runtime.
+    """Do the job that `message` tells of (Job.message; of a point alone "job", "point" and "compile" suffice); `settings`
+    as Settings.to_dict gives them.
 
     tell(event="progress", job=, step=, steps=, loss=) is called about twice a second. Returns {"status", "trained",
-    "reason", "compiled", "device_seconds", "compile_seconds"}; status as in status.json, or "stopped" (should_stop() was
-    true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy" (another live attempt has the run).
-    Raises nothing but what ends the process.
+    "reason", "compiled", "device_seconds", "compile_seconds", "flops_spent", "alone"}; status as in status.json, or
+    "stopped" (should_stop() was true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy" (another live
+    attempt has the run); "alone" where it should have begun from a trunk, and could not. Raises nothing but what ends the
+    process.
     """
     point = Point.from_dict(message["point"])
-    run_dir = Path(settings["runs_dir"]) / point.id
+    trunk = message.get("trunk", False)
+    run_dir = trunks_dir(settings["runs_dir"]) / message["job"] if trunk else Path(settings["runs_dir"]) / point.id
     lease = None
     try:
         if ended := finished(run_dir):
@@ -43,11 +46,12 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
         if ended := finished(run_dir):  # since we looked, or with its point.yaml mended
             return {"status": ended, "trained": False}
         status = _train(point, run_dir, message, settings, lease, tell, should_stop)
-        result = read_json(run_dir / "result.json") or {}
-        times = {k: result[k] for k in ("device_seconds", "compile_seconds") if k in result}
+        result = read_json(run_dir / ("trunk.json" if trunk else "result.json")) or {}
+        times = {k: result[k] for k in ("device_seconds", "compile_seconds", "flops_spent") if k in result}
         compiled = (result.get("numerics") or {}).get("compiled", False)
         reason = read_status(run_dir).get("reason") if status != "done" else None
-        return {"status": status, "trained": True, "reason": reason, "compiled": compiled, **times}
+        alone = bool(not trunk and message.get("start") and result and result.get("trunk") is None)
+        return {"status": status, "trained": True, "reason": reason, "compiled": compiled, "alone": alone, **times}
     except LostRun:
         return {"status": "busy", "trained": False}
     except Exception as error:
@@ -68,6 +72,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
     corpus = settings["corpora"].get(point.data.fingerprint)
     if corpus is None:
         raise FileNotFoundError(errno.ENOENT, "no prepared data for this point", point.data.name)
+    start = message.get("start")
     runtime = Runtime(
         corpus_dir=corpus,
         device=settings["device"],
@@ -78,12 +83,14 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         curve_points=settings["curve_points"],
         keep_weights=settings["keep_weights"],
         compiled_cache=str(compiled_folder(settings["cache"])),
-        tracking=settings["tracking"],
+        tracking={} if message.get("trunk") else settings["tracking"],
         devices=settings["devices_per_point"],
         parallel=settings["parallel"],
         point_seconds=settings["point_seconds"],
         until=message.get("until"),
-        start=message.get("start"),
+        start=str(trunks_dir(settings["runs_dir"]) / start) if start else None,
+        root=message.get("root"),
+        trunk=message.get("trunk", False),
         validate_at=tuple(message.get("validate_at", ())),
     )
     said = 0.0
@@ -92,7 +99,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         nonlocal said
         if time.monotonic() - said > 0.4:
             said = time.monotonic()
-            tell(event="progress", job=point.id, step=step, steps=steps, loss=loss if loss == loss else None)
+            tell(event="progress", job=message["job"], step=step, steps=steps, loss=loss if loss == loss else None)
 
     return train_point(point, run_dir, runtime, progress, should_stop, lease.still_mine, lease.number, lease.scratch)
 
