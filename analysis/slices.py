@@ -214,11 +214,11 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
 
 
 def _as_planned(df: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that ended before their steps the tokens and FLOPs that these would have taken: a slice is one of equal
-    length as planned."""
-    if not {"tokens", "steps", "batch_tokens"} <= set(df):
+    """Of rows that ended before their time the tokens and FLOPs that they were to have, as far as tokens per parameter tell:
+    a slice is one of equal length as planned."""
+    if not {"tokens", "tpp", "params"} <= set(df):
         return df
-    planned = (df["steps"] * df["batch_tokens"]).where(df["status"].isin(CENSORED))
+    planned = (df["tpp"] * df["params"]).where(df["status"].isin(CENSORED))
     early = (planned > df["tokens"]) & (df["tokens"] > 0)
     if "flops" in df:
         df = df.assign(flops=df["flops"].where(~early, df["flops"] * planned / df["tokens"]))

@@ -33,6 +33,8 @@ def paused(state: State) -> str:
         state.checkpoint()
     if state.runtime.trunk:
         _write_trunk(state)
+    else:  # what is known should it not go on (sweeps/prune.py)
+        _write_result(state, state.step, None, final_train_loss(state.log[: state.step, 0].cpu().numpy()))
     message = f"paused at step {state.step}"
     state.run.status("pending", state.step, {"type": "paused", "message": message, "step": state.step})
     return "paused"
