@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.point import Point
+from sweeps.peaks import known_peak, record_peak
 
 FILE = "rates.jsonl"
 RECENT = 400  # records that count, per device
@@ -68,10 +69,11 @@ def step_work(point: Point) -> float:
 
 
 def measured_rates(cache_dir: Path, kind: str, precision: str, probe: bool = True) -> Rates:
-    """The rates of this machine's device of `kind` (cpu or cuda). `probe`: measure (about 5 s) if nothing is known."""
+    """The rates of this machine's device of `kind` (cpu or cuda). `probe`: measure (about 6 s) what is not known, the
+    peak of its matrix products included (sweeps/peaks.py)."""
     name = device_name(kind)
     records = _read(cache_dir, name, precision)
-    if probe and not any(not r["compiled"] for r in records):
+    if probe and (all(r["compiled"] for r in records) or known_peak(cache_dir, name, precision) is None):
         _probe(cache_dir, kind, precision)
         records = _read(cache_dir, name, precision)
     overhead, rate = ASSUMED[kind]
@@ -210,9 +212,11 @@ def _append(cache_dir: Path, line: dict) -> None:
 
 def _probe(cache_dir: Path, kind: str, precision: str) -> None:
     command = [sys.executable, "-m", "sweeps.probe", kind, precision]
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        for row in json.loads(out):
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, KeyError):
+        out = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+        found = json.loads(out)
+        record_peak(cache_dir, device_name(kind), precision, found["peak"])
+        for row in found["steps"]:
             _append(cache_dir, {"device": device_name(kind), "precision": precision, "compiled": False, "probe": True,
                                 "time": time.time(), **row})  # fmt: skip
 

@@ -96,7 +96,7 @@ def test_rates_are_recovered_from_records(plan_of, tmp_path):
             seconds = 2e-3 + step_work(point) / 5e10
             record(tmp_path, "cpu", point, False, seconds * wobble)
             record(tmp_path, "cpu", point, True, seconds / 2 * wobble, first_seconds=17.0, cold=True)
-    rates = measured_rates(tmp_path, "cpu", "bf16")
+    rates = measured_rates(tmp_path, "cpu", "bf16", probe=False)
     assert rates.eager.overhead == pytest.approx(2e-3, rel=0.15) and rates.eager.rate == pytest.approx(5e10, rel=0.15)
     assert rates.compiled.step_seconds(1e9) == pytest.approx(rates.eager.step_seconds(1e9) / 2, rel=0.1)
     assert rates.compile_cold == 17.0 and "16 runs here" in rates.eager.source
@@ -106,8 +106,8 @@ def test_rates_are_recovered_from_records(plan_of, tmp_path):
 def test_one_measured_size_keeps_the_other_sizes_plausible(plan_of, tmp_path):
     small, large = plan_of("model.width=32,256").points
     record(tmp_path, "cpu", small, False, 5e-3)
-    speed = measured_rates(tmp_path, "cpu", "bf16").eager
+    speed = measured_rates(tmp_path, "cpu", "bf16", probe=False).eager
     assert speed.step_seconds(step_work(small)) == pytest.approx(5e-3, rel=0.1)
     assert speed.step_seconds(step_work(large)) > 1.5 * 5e-3
     (tmp_path / "rates.jsonl").open("a").write('{"half a line')
-    assert measured_rates(tmp_path, "cpu", "bf16").eager == speed
+    assert measured_rates(tmp_path, "cpu", "bf16", probe=False).eager == speed
