@@ -167,9 +167,9 @@ def _train(point: Point, tokens: Tensor) -> Iterator[dict]:
     shape, p = point.shape, point.parameterization
     model = Llama(shape, scales(shape, p))
     init_weights(model, shape, p, point.seed)
-    weights = {name: w.detach().clone() for name, w in model.named_parameters()}
-    m, v = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
     step = Step(shape, p, point.precision, "cpu", compiled=False)
+    weights = step.place({name: w.detach() for name, w in model.named_parameters()})
+    m, v = step.zeros(), step.zeros()
     hyper = Hyper.of(point, torch.device("cpu"))
     head = "embedding.weight" if shape.tied else "head.weight"
     first_head, start, loss = weights[head].clone(), {}, float("nan")

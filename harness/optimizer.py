@@ -65,16 +65,34 @@ def adamw_(
     weights, grads, m, v: fp32 tensors by name. group: index of each name's group. row: one row of `Hyper.per_step`.
     norm: of the whole gradient, where `grads` are only a part of it.
     """
+    norm = gradient_norm(grads) if norm is None else norm
+    rates, betas, clipping = _numbers(row, fixed, norm)
+    for name, w in weights.items():
+        _update(w, grads[name], m[name], v[name], *(rate[group[name]] for rate in rates), *betas, clipping)
+    return norm
+
+
+def adamw_flat_(w: Tensor, grad: Tensor, m: Tensor, v: Tensor, group: Tensor, row: Tensor, fixed: Tensor) -> Tensor:
+    """The same for all tensors in one, fp32 (lines * line,); group (lines,): index of each line's group."""
+    norm = grad.square().sum().sqrt()
+    rates, betas, clipping = _numbers(row, fixed, norm)
+    by_line = (t.view(group.numel(), -1) for t in (w, grad, m, v))
+    _update(*by_line, *(rate[group][:, None] for rate in rates), *betas, clipping)
+    return norm
+
+
+def _numbers(row: Tensor, fixed: Tensor, norm: Tensor):
+    """(rate, shrink, eps of each group), (1 - beta1, 1 - beta2, corrections), what clipping multiplies the gradient by."""
     n = fixed.numel() - 3
     eps, (beta1, beta2, clip) = fixed[:n], fixed[n:].unbind()
-    correction1, correction2 = row[2 * n], row[2 * n + 1]
-    norm = gradient_norm(grads) if norm is None else norm
-    shrink_gradient = (clip / (norm + 1e-6)).clamp(max=1.0)
-    for name, w in weights.items():
-        i = group[name]
-        g = grads[name] * shrink_gradient
-        m[name].lerp_(g, 1 - beta1)
-        v[name].lerp_(g * g, 1 - beta2)
-        update = m[name] * correction1 / ((v[name] * correction2).sqrt() + eps[i])
-        w.sub_(row[n + i] * w + row[i] * update)
-    return norm
+    betas = 1 - beta1, 1 - beta2, row[2 * n], row[2 * n + 1]
+    return (row[:n], row[n : 2 * n], eps), betas, (clip / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _update(w, grad, m, v, rate, shrink, eps, keep1, keep2, correction1, correction2, clipping) -> None:
+    """AdamW in place on tensors of one shape, or of one that the rates broadcast to."""
+    grad = grad * clipping
+    m.lerp_(grad, keep1)
+    v.lerp_(grad * grad, keep2)
+    update = m * correction1 / ((v * correction2).sqrt() + eps)
+    w.sub_(shrink * w + rate * update)

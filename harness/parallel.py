@@ -19,11 +19,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from harness.flat import group_index
 from harness.group import Group
 from harness.optimizer import adamw_, gradient_norm, squared_norm
 from harness.point import Point
 from harness.private import keep_compiled_code
-from harness.step import group_index
 from models.llama import Llama, token_loss
 from models.parameterization import scales
 
@@ -60,6 +60,10 @@ class ParallelStep:
         for k, t in whole.items():
             own[k].copy_(self.model.part(t))
         return {k: own[k] for k in whole}
+
+    def zeros(self) -> Tensors:
+        """Zeros for this rank's part of each weight."""
+        return {k: torch.zeros_like(w) for k, w in self.model.weights().items()}
 
     def gather(self, parts: Tensors) -> Tensors:
         """Whole tensors on the CPU of rank 0, {} at others. Every rank must call it."""

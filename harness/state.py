@@ -13,9 +13,10 @@ import torch
 from harness.checkpoint import checkpoints, drop_checkpoints, read_checkpoint, write_checkpoint
 from harness.curve import curve_columns
 from harness.errors import UserError
+from harness.flat import group_index
 from harness.group import Alone
 from harness.rundir import RunDirectory
-from harness.step import Step, group_index, initial_weights
+from harness.step import Step, initial_weights
 
 
 class State:
@@ -51,8 +52,7 @@ class State:
             self._take_tensors(found[0])
         else:
             self.weights = self.stepper.place_weights(initial_weights(point, "cpu"))
-            self.m = {k: torch.zeros_like(w) for k, w in self.weights.items()}
-            self.v = {k: torch.zeros_like(w) for k, w in self.weights.items()}
+            self.m, self.v = self.stepper.zeros(), self.stepper.zeros()
         self._mark = time.perf_counter()
 
     def _own(self) -> tuple[dict, dict, list[str]] | None:

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from harness.flat import group_index
 from harness.optimizer import Hyper, adamw_
 from harness.schedule import shares
-from harness.step import group_index
 from models.parameterization import rules
 
 from .helpers import point

@@ -23,10 +23,9 @@ def setting(*overrides):
 def steps_of(p, tokens, compiled=False, micro_batch=6, n=3):
     model = Llama(p.shape, scales(p.shape, p.parameterization))
     init_weights(model, p.shape, p.parameterization, p.seed)
-    w = {k: t.detach().clone() for k, t in model.named_parameters()}
-    m, v = ({k: torch.zeros_like(t) for k, t in w.items()} for _ in range(2))
     hyper = Hyper.of(p, CPU)
     step = Step(p.shape, p.parameterization, p.precision, "cpu", compiled)
+    w, m, v = step.place({k: t.detach() for k, t in model.named_parameters()}), step.zeros(), step.zeros()
     out = [step(w, m, v, hyper.per_step[i], hyper.fixed, tokens, micro_batch) for i in range(n)]
     return torch.stack(out), w
 
