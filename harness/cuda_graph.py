@@ -1,7 +1,7 @@
 """A training step as one CUDA graph: recorded once, replayed with one launch, so that a small model waits for no host.
 
 A step of a model under 10M parameters is hundreds of kernels of a few microseconds each, less than launching them takes.
-Written to be right by reading: it has not run on a GPU yet, and no test covers it.
+Written to be right by reading: it has not run on a GPU yet; tests cover only its way back.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class GraphedStep:
         return self.output.clone()  # the next replay overwrites it
 
     def _record(self, w, m, v, group, row, fixed, scales, tokens) -> None:
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             self.row, self.tokens = row.clone(), tokens.clone()
             rest = (group, self.row, fixed, scales, self.tokens)
             copies = [t.clone() for t in (w, m, v)]  # steps that warm up train
