@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -127,6 +127,7 @@ class Summary:
 
     done: int = 0
     diverged: int = 0
+    pruned: int = 0  # stopped as worse than others of their slice
     failed: int = 0
     left: int = 0  # not trained: stopped before
     attempts: int = 0  # that ended badly: crashes included
@@ -139,6 +140,18 @@ class Summary:
     def exit_status(self) -> int:
         """0 all points are trained (a diverged one is a result), 1 some failed, 128 + signal when stopped."""
         return 128 + self.signal if self.signal else int(self.failed > 0 or self.left > 0)
+
+
+def pausing(jobs: list[Job], until: Mapping[str, int], steps: Mapping[str, int]) -> list[Job]:
+    """Jobs of points as far as the steps `until` (run id -> step); those that are there, by `steps`, are left out."""
+    found = []
+    for job in jobs:
+        if (end := until.get(job.id)) is None:
+            found.append(job)
+        elif steps[job.id] < end:
+            share = (end - steps[job.id]) / job.points[0].steps
+            found.append(replace(job, until=end, first=steps[job.id], seconds=job.seconds * share))
+    return found
 
 
 class Launcher(Protocol):

@@ -25,8 +25,9 @@ from harness.point import Point
 from harness.rundir import FINISHED
 from sweeps.crashes import Crashes
 from sweeps.display import Display, Progress, Work, labels
-from sweeps.jobs import Job, Settings, Summary
+from sweeps.jobs import Job, Settings, Summary, pausing
 from sweeps.plan import Plan
+from sweeps.prune import reopen
 from sweeps.rate import CompiledShapes, record
 from sweeps.status import read_state
 
@@ -54,6 +55,7 @@ class Launch:
         self.elsewhere: dict[str, float] = {}  # job id -> when to look again
         self.finished: set[str] = set()
         self.lost: set[str] = set()  # jobs that failed for good
+        self.paused: set[str] = set()  # ids of points that were, at some step
         self.attempts: Counter = Counter()
         self.compiled = CompiledShapes(settings.cache)
         self.cold: set[str] = set()  # keys in their first compilation on this machine
@@ -104,6 +106,8 @@ class Launch:
                 plan = more()
                 if plan is None:
                     break
+                self.summary.pruned += len(plan.pruned)
+                self.progress.done += len(plan.pruned)
                 for note in plan.notes:
                     self.display.line(note)
                 if not plan.left and not plan.points:
@@ -136,16 +140,29 @@ class Launch:
                 time.sleep(TICK_SECONDS)
 
     def _add(self, plan: Plan) -> None:
-        jobs = plan.jobs()
+        jobs = self._stretches(plan)
         # What a job needs and no job of this launch will do was done before.
         known = {job.id for job in jobs} | self.waiting.keys()
         self.finished.update(need for job in jobs for need in job.needs if need not in known | self.lost)
         self.waiting.update({job.id: job for job in jobs})
         self.labels.update(labels(plan.points))
         self.progress.total += len(jobs)
+        self.progress.total -= sum(job.id in self.paused for job in jobs)  # it is the same point
         self.compile_seconds = max(rates.compile_cold for rates in plan.rates.values()) if plan.rates else 0.0
         for job in jobs:
             self._work(job).total += job.seconds
+
+    def _stretches(self, plan: Plan) -> list[Job]:
+        """The plan's jobs, as far as their points go for now; points that were pruned are open again where it wants them."""
+        jobs, until = plan.jobs(), getattr(plan, "until", {})
+        for job in jobs:
+            if not job.trunk and until.get(job.id) is None and self._was_pruned(plan, job):
+                reopen(self.settings.runs_dir, job.points[0], self.settings.lease_seconds)
+        return pausing(jobs, until, {i: plan.states[i].step for i in until if i in plan.states}) if until else jobs
+
+    def _was_pruned(self, plan: Plan, job: Job) -> bool:
+        state = getattr(plan, "states", {}).get(job.id)
+        return state is not None and state.reopened
 
     def ready(self) -> dict[str, Job]:
         """Jobs that can start now."""
@@ -190,6 +207,8 @@ class Launch:
                 self._work(job).busy += message.get("device_seconds", spent * devices) / devices
                 self._learn(job, message)
             self._count(job, status, message.get("reason"))
+        elif status == "paused":
+            self._paused(job, message, spent)
         elif status == "busy":
             self.waiting[job.id] = job
             self.elsewhere[job.id] = time.monotonic() + ELSEWHERE_SECONDS
@@ -232,6 +251,8 @@ class Launch:
         self._work(job).done += job.seconds
         if status == "done":
             self.summary.done += 1
+        elif status == "pruned":
+            self.summary.pruned += 1
         else:
             self.summary.diverged += 1
         if not self.display.live:
@@ -252,6 +273,16 @@ class Launch:
             record(self.settings.cache, self.settings.device, point, compiled, seconds, **more)
         if compiled:
             self.compiled.add(job.key)
+
+    def _paused(self, job: Job, message: dict, spent: float) -> None:
+        """At a rung: whether it goes on, `more` says."""
+        self.paused.add(job.id)
+        self._work(job).busy += spent
+        self._work(job).done += job.seconds
+        if message.get("compiled"):
+            self.compiled.add(job.key)
+        if not self.display.live:
+            self.display.line(f"{self._name(job)}: paused at step {job.until} of {job.points[0].steps}")
 
     # ---- what is shown
 

@@ -6,7 +6,8 @@ import os
 import shutil
 import sysconfig
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.config import LauncherConfig
@@ -61,6 +62,8 @@ class Plan:
     workers: int
     max_attempts: int
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
+    until: Mapping[str, int] = field(default_factory=dict)  # point id -> step at which it pauses for now (halving.py)
+    pruned: tuple[str, ...] = ()  # points that were stopped before this plan was made
 
     @property
     def left(self) -> list[Point]:
@@ -169,14 +172,17 @@ def make_plan(
     name: str = "",
     rates: dict[str, Rates] | None = None,
     probe: bool = True,
+    keep_pruned: bool = False,
 ) -> Plan:
     """Price what is left of `points`, reading only their statuses and the rates measured on this device.
 
     `rates`: precision -> Rates, instead of measuring. `probe`: where no run here has told a rate, measure for some
-    seconds. Raises UserError for a launcher setting that cannot be.
+    seconds. `keep_pruned`: points that halving stopped stay stopped, else they are trained to their end. Raises UserError for a launcher setting that cannot be.
     """
     check_launcher(launcher)
     states = read_states(points, runs_dir, launcher.lease_seconds, cache)
+    if not keep_pruned:
+        states = {i: replace(state, reopened=state.status == "pruned") for i, state in states.items()}
     known = device != "auto" or trains_here(launcher)
     kind = device_kind(device) if known else "cuda" if launcher.gpus else "cpu"
     by_key: dict[str, list[Point]] = defaultdict(list)
