@@ -12,26 +12,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.point import Point
+from harness.point import OptimizerSpec, Point
 from harness.schedule import shares
-from models.parameterization import rules
+from models.parameterization import Rule, rules
 
 
-def per_step(point: Point, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows of steps start+1 ... stop (default: the last), float32 (stop - start, 2 G + 2): rate of each group, shrink of
-    each group, then 1/(1-b1^t), 1/(1-b2^t). Computed in float64, rounded once; a row does not depend on start and stop."""
-    o, table = point.optimizer, rules(point.shape, point.parameterization)
-    stop = point.steps if stop is None else stop
-    share, t = shares(point.schedule, point.steps, start, stop), np.arange(start + 1, stop + 1)
-    rates = [o.lr * rule.lr * share for rule in table.values()]
+def rates(o: OptimizerSpec, table: tuple[Rule, ...], share: np.ndarray) -> np.ndarray:
+    """At these shares (n,) of the peak, float32 (n, 2 G): rate of each group, then shrink of each group."""
+    rates = [o.lr * rule.lr * share for rule in table]
     coupled = o.weight_decay_mode == "coupled"
     shrinks = [
         (rate if coupled else share) * o.weight_decay * rule.weight_decay
-        for rate, rule in zip(rates, table.values(), strict=True)
+        for rate, rule in zip(rates, table, strict=True)
     ]
-    corrections = [1 / (1 - beta**t) for beta in (o.beta1, o.beta2)]
     with np.errstate(over="ignore"):  # a rate beyond float32 is infinite, and the run says that it diverged
-        return np.stack([*rates, *shrinks, *corrections], axis=1).astype(np.float32)
+        return np.stack([*rates, *shrinks], axis=1).astype(np.float32)
+
+
+def per_step(point: Point) -> np.ndarray:
+    """A row for each step, float32 (steps, 2 G + 2): rates and shrinks, then 1/(1-b1^t), 1/(1-b2^t).
+
+    Computed in float64, rounded once.
+    """
+    o, t = point.optimizer, np.arange(1, point.steps + 1)
+    table = tuple(rules(point.shape, point.parameterization).values())
+    corrections = np.stack([1 / (1 - beta**t) for beta in (o.beta1, o.beta2)], axis=1).astype(np.float32)
+    return np.concatenate([rates(o, table, shares(point.schedule, point.steps)), corrections], axis=1)
 
 
 def fixed(point: Point) -> np.ndarray:

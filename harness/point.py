@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
+
 from models.count import ParamCount, count_params, flops_per_token
 from models.parameterization import Parameterization, hidden, rules, scales
 from models.shape import LlamaShape
@@ -26,7 +28,7 @@ def _rounded(value):
 
 
 @lru_cache(maxsize=4096)
-def _multipliers(shape: LlamaShape, parameterization: Parameterization) -> str:
+def acting_multipliers(shape: LlamaShape, parameterization: Parameterization) -> str:
     """The parameterization as it acts on this shape, for ids: JSON, and the same for all points of this shape."""
     table = {group: asdict(rule) for group, rule in rules(shape, parameterization).items()}
     numbers = {"rules": table, "scales": asdict(scales(shape, parameterization))}
@@ -49,13 +51,17 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """Learning rate as a share of its peak, in whole steps (harness/schedule.py)."""
+    """Learning rate as a share of its peak, in whole steps (harness/schedule.py), and the batches before the nominal one.
+
+    ramp: (steps, sequences) of each batch that comes first; what is left of the run has the point's `batch_size`.
+    """
 
     name: str
     warmup_steps: int
     cooldown_steps: int
     cooldown_shape: str
     final_ratio: float
+    ramp: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Point:
     schedule: ScheduleSpec
     data: DataSpec
     validation: ValidationSpec
-    batch_size: int  # sequences
+    batch_size: int  # sequences; under a ramp those of the last steps
     steps: int
     seed: int
     precision: str
@@ -102,7 +108,7 @@ class Point:
         if self.optimizer.weight_decay == 0:
             del content["optimizer"]["weight_decay_mode"]
         text = _CANONICAL.encode({"schema": SCHEMA, **content})
-        key, multipliers = '"parameterization":', _multipliers(self.shape, self.parameterization)
+        key, multipliers = '"parameterization":', acting_multipliers(self.shape, self.parameterization)
         text = text.replace(f"{key}null", f"{key}{multipliers}")
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -111,9 +117,38 @@ class Point:
         return self.batch_size * self.shape.context
 
     @property
+    def stretches(self) -> tuple[tuple[int, int], ...]:
+        """(steps, sequences per step) of each batch size, in their order."""
+        ramp = self.schedule.ramp
+        rest = self.steps - sum(steps for steps, _ in ramp)
+        return (*ramp, (rest, self.batch_size)) if rest else ramp
+
+    def batches(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Sequences of each of the steps start ... stop-1 (default: all), int64."""
+        steps, sizes = zip(*self.stretches, strict=True)
+        t = np.arange(start, self.steps if stop is None else stop)
+        return np.array(sizes, np.int64)[np.searchsorted(np.cumsum(steps), t, side="right")]
+
+    def sequences_at(self, step: int) -> int:
+        """Sequences that the first `step` steps read: step `step` (from 0) reads on from there."""
+        done = 0
+        for steps, size in self.stretches:
+            done += min(steps, step) * size
+            step -= min(steps, step)
+        return done
+
+    def tokens_at(self, step: int) -> int:
+        """Tokens trained on in the first `step` steps."""
+        return self.sequences_at(step) * self.shape.context
+
+    def flops_at(self, step: int) -> int:
+        """Training FLOPs of the first `step` steps, attention included (models/count.py)."""
+        return flops_per_token(self.shape) * self.tokens_at(step)
+
+    @property
     def tokens(self) -> int:
         """Tokens trained on: whole steps."""
-        return self.steps * self.batch_tokens
+        return self.tokens_at(self.steps)
 
     @property
     def validation_steps(self) -> list[int]:
@@ -127,13 +162,13 @@ class Point:
 
     @property
     def step_flops(self) -> int:
-        """Training FLOPs of one step, attention included (models/count.py)."""
-        return flops_per_token(self.shape) * self.batch_tokens
+        """Training FLOPs of one step, the mean of the run."""
+        return self.flops // self.steps
 
     @property
     def flops(self) -> int:
         """Training FLOPs of the run."""
-        return self.step_flops * self.steps
+        return self.flops_at(self.steps)
 
     @property
     def tau(self) -> float | None:
@@ -215,16 +250,20 @@ class Point:
         """Nested plain values; `Point.from_dict` is its inverse."""
         parts = {name: dict(vars(getattr(self, name))) for name in PARTS}  # flat, so that no deep copy is needed
         parts["validation"]["fractions"] = list(self.validation.fractions)
+        ramp = parts["schedule"].pop("ramp")  # absent where there is none: ids are those from before there were ramps
+        if ramp:
+            parts["schedule"]["ramp"] = [list(stretch) for stretch in ramp]
         return {**parts, **{name: getattr(self, name) for name in NUMBERS}}
 
     @classmethod
     def from_dict(cls, d: dict) -> Point:
         validation = ValidationSpec(d["validation"]["sequences"], tuple(d["validation"]["fractions"]))
+        ramp = tuple((steps, size) for steps, size in d["schedule"].get("ramp", ()))
         return cls(
             shape=LlamaShape(**d["shape"]),
             parameterization=Parameterization(**d["parameterization"]),
             optimizer=OptimizerSpec(**d["optimizer"]),
-            schedule=ScheduleSpec(**d["schedule"]),
+            schedule=ScheduleSpec(**{**d["schedule"], "ramp": ramp}),
             data=DataSpec(**d["data"]),
             validation=validation,
             **{k: d[k] for k in NUMBERS},
