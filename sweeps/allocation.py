@@ -28,8 +28,9 @@ from sweeps import squeue
 from sweeps.display import Display
 from sweeps.jobs import Job, Settings
 from sweeps.local import LocalLaunch
-from sweeps.status import FAILED, RunState, read_states
+from sweeps.status import FAILED, RunState
 from sweeps.text import count_noun
+from sweeps.trunks import job_states, known
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Part:
 
     @property
     def points(self) -> list[Point]:
-        return [point for job in self.members for point in job.points]
+        return [point for job in self.members for point in job.points if not job.trunk]
 
     def jobs(self) -> list[Job]:
         return list(self.members)
@@ -113,14 +114,15 @@ def train_share(spec_path: str, index: int) -> None:
         say = Tee(sys.stderr, log)
         say.write(f"{time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())} Slurm job {job} on {os.uname().nodename}, "
                   f"start {restarts + 1}\n")  # fmt: skip
-        before = _states(spec["shares"][index], settings)
-        jobs = _to_do(spec, index, settings, before, restarts, say)
+        share = [read_job(value) for value in spec["shares"][index]]
+        before = job_states(share, settings.runs_dir, settings.lease_seconds)
+        jobs = _to_do(share, spec, settings, before, restarts, say)
         launch = LocalLaunch(Part(tuple(jobs)), settings, Display(say))
         signals.attach(launch, say.write)
         summary = launch.run(None)
         for run, why in summary.failures.items():
             say.write(f"{run} {why}\n")
-        after = _states(spec["shares"][index], settings)
+        after = job_states(share, settings.runs_dir, settings.lease_seconds)
         if signals.number == signal.SIGUSR2 and any(state.left for state in after.values()):
             _requeue(job, restarts, before, after, say)
         elif signals.number:
@@ -137,15 +139,19 @@ def _job() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
-def _to_do(spec: dict, index: int, settings: Settings, states: dict[str, RunState], restarts: int,
+def _to_do(share: list[Job], spec: dict, settings: Settings, states: dict[str, RunState], restarts: int,
            say: Tee) -> list[Job]:  # fmt: skip
-    """Jobs with a point that is not finished, whose needs outside are; a restarted element does not try again what failed
-    for good in its earlier start."""
-    unmet = {need: why for need, runs in spec["needs"].items() if (why := _unmet(runs, settings.runs_dir))}
+    """Jobs with a point that is not finished, whose needs outside are, or that can do without: branches of a trunk that was
+    not trained. A restarted element does not try again what failed for good in its earlier start."""
+    there = known(settings.runs_dir)
+    unmet = {need: why for need, runs in spec["needs"].items()
+             if need not in there and (why := _unmet(runs, settings.runs_dir))}  # fmt: skip
     jobs = []
-    for value in spec["shares"][index]:
-        job = read_job(value)
-        mine = [states[p.id] for p in job.points]
+    for job in share:
+        mine = [states[run] for run in job.runs]
+        if job.start in unmet:
+            say.write(f"{job.id}: its trunk {job.start} was not trained, it is trained alone\n")
+            job = job.alone()
         missing = [f"{need}, {unmet[need]}" for need in job.needs if need in unmet]
         if missing:
             say.write(f"{job.id} is not trained: it needs {'; '.join(missing)}\n")
@@ -159,7 +165,7 @@ def _to_do(spec: dict, index: int, settings: Settings, states: dict[str, RunStat
 def read_job(value: dict) -> Job:
     """Inverse of submit.job_dict."""
     points = tuple(Point.from_dict(p) for p in value["points"])
-    return Job(**{**value, "points": points, "needs": tuple(value["needs"])})
+    return Job(**{**value, "points": points, **{key: tuple(value[key]) for key in ("needs", "validate_at")}})
 
 
 def gave_up(state: RunState, attempts: dict[str, int]) -> bool:
@@ -170,11 +176,6 @@ def gave_up(state: RunState, attempts: dict[str, int]) -> bool:
 def _unmet(runs: list[str], runs_dir: Path) -> str:
     """What is wrong with runs that must be finished; "" if they are."""
     return ", ".join(f"which is {read_status(runs_dir / run)['status']}" for run in runs if not finished(runs_dir / run))
-
-
-def _states(share: list[dict], settings: Settings) -> dict[str, RunState]:
-    points = [Point.from_dict(p) for job in share for p in job["points"]]
-    return read_states(points, settings.runs_dir, settings.lease_seconds)
 
 
 def _requeue(job: str, restarts: int, before: dict[str, RunState], after: dict[str, RunState], say: Tee) -> None:

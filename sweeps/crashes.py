@@ -16,6 +16,7 @@ AGAIN_SECONDS = 1.0  # between two tries
 
 @dataclass
 class _Crash:
+    run_dir: Path
     point: Point
     reason: dict
     attempt: int  # that died
@@ -26,16 +27,16 @@ class _Crash:
 class Crashes:
     """Those of one launch. A process of another machine is known to be dead by its lease alone, so by then."""
 
-    def __init__(self, runs_dir: Path, lease_seconds: float):
-        self.runs_dir, self.lease_seconds = runs_dir, lease_seconds
+    def __init__(self, lease_seconds: float):
+        self.lease_seconds = lease_seconds
         self.open: list[_Crash] = []
 
-    def record(self, point: Point, reason: dict) -> None:
-        """Write that `point` failed for `reason`, now or in a later `look`."""
-        newest, now = newest_attempt(self.runs_dir / point.id), time.monotonic()
+    def record(self, run_dir: Path, point: Point, reason: dict) -> None:
+        """Write into `run_dir` that `point` failed for `reason`, now or in a later `look`."""
+        newest, now = newest_attempt(run_dir), time.monotonic()
         # Its last heartbeat is older than this moment; some seconds for a server's clock and cache.
         end = now + self.lease_seconds + 5.0
-        self.open.append(_Crash(point, reason, newest.number if newest else 0, now, end))
+        self.open.append(_Crash(run_dir, point, reason, newest.number if newest else 0, now, end))
         self.look()
 
     def look(self) -> bool:
@@ -49,7 +50,7 @@ class Crashes:
 
     def _recorded(self, crash: _Crash) -> bool:
         """Whether this crash needs no further try: written, overtaken by another attempt, or not to be written at all."""
-        run_dir = self.runs_dir / crash.point.id
+        run_dir = crash.run_dir
         with contextlib.suppress(OSError, ValueError, LostRun):
             newest = newest_attempt(run_dir)
             if newest and newest.number != crash.attempt:

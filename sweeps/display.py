@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from harness.point import Point
+from sweeps.jobs import Job
 from sweeps.text import count_noun, duration
 
 REDRAW_SECONDS, LINE_SECONDS = 0.5, 10.0
@@ -149,6 +150,11 @@ def labels(points: Iterable[Point]) -> dict[str, str]:
         return " ".join(f"{key}={_short(row[key])}" if key != "parameterization" else row[key] for key in shown)
 
     return {run_id: label(row) or run_id for run_id, row in rows.items()}
+
+
+def trunk_labels(jobs: Iterable[Job]) -> dict[str, str]:
+    """A short name for each trunk among the jobs."""
+    return {job.id: f"trunk of {count_noun(job.branches, 'point')} to step {job.last}" for job in jobs if job.trunk}
 
 
 def _short(value: object) -> str:

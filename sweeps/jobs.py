@@ -135,6 +135,7 @@ class Summary:
     seconds: float = 0.0
     signal: int | None = None  # that stopped the launch
     queued: int = 0  # left to an engine's queue: --detach
+    flops_spent: int = 0  # on what it trained to its end, trunks included, where the engine tells
 
     @property
     def exit_status(self) -> int:

@@ -7,7 +7,7 @@
         def leave(self): ...     # let all that runs checkpoint and stop
 
 A failed attempt is made again up to `max_attempts` times; points that another launch is training are waited for, and taken
-over should that launch die; jobs that need a failed job fail with it.
+over should that launch die; jobs that need a failed job fail with it, but branches of a failed trunk train alone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.point import Point
 from harness.rundir import FINISHED
+from sweeps import trunks
 from sweeps.crashes import Crashes
-from sweeps.display import Display, Progress, Work, labels
+from sweeps.display import Display, Progress, Work, labels, trunk_labels
 from sweeps.jobs import Job, Settings, Summary, pausing
 from sweeps.plan import Plan
 from sweeps.prune import reopen
 from sweeps.rate import CompiledShapes, record
-from sweeps.status import read_state
+from sweeps.trunks import job_states
 
 TICK_SECONDS = 0.25
 ELSEWHERE_SECONDS = 2.0  # between two looks at a point that another launch is training
@@ -61,7 +61,8 @@ class Launch:
         self.cold: set[str] = set()  # keys in their first compilation on this machine
         self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}
-        self.crashes = Crashes(settings.runs_dir, settings.lease_seconds)
+        self.crashes = Crashes(settings.lease_seconds)
+        self.parents: dict[str, str | None] = {}  # of trunks
         self.killed = False
         self._add(plan)
 
@@ -116,7 +117,8 @@ class Launch:
         finally:
             self.leave()
             self._record_crashes()
-            self.summary.left = len(self.waiting)
+            self.summary.left = self._points_waiting()
+            trunks.clean(self.settings.runs_dir, self.waiting)
             self.summary.seconds = time.monotonic() - begun
             self._show(final=True)
         return self.summary
@@ -145,8 +147,11 @@ class Launch:
         known = {job.id for job in jobs} | self.waiting.keys()
         self.finished.update(need for job in jobs for need in job.needs if need not in known | self.lost)
         self.waiting.update({job.id: job for job in jobs})
-        self.labels.update(labels(plan.points))
-        self.progress.total += len(jobs)
+        trunks.need(jobs, self.settings.runs_dir)
+        trunks.clean(self.settings.runs_dir, self.waiting)
+        self.parents.update({job.id: job.start for job in jobs if job.trunk})
+        self.labels.update(labels(plan.points) | trunk_labels(jobs))
+        self.progress.total += sum(1 for job in jobs if not job.trunk)
         self.progress.total -= sum(job.id in self.paused for job in jobs)  # it is the same point
         self.compile_seconds = max(rates.compile_cold for rates in plan.rates.values()) if plan.rates else 0.0
         for job in jobs:
@@ -164,6 +169,9 @@ class Launch:
         state = getattr(plan, "states", {}).get(job.id)
         return state is not None and state.reopened
 
+    def _points_waiting(self) -> int:
+        return sum(1 for job in self.waiting.values() if not job.trunk)
+
     def ready(self) -> dict[str, Job]:
         """Jobs that can start now."""
         return {i: job for i, job in self.waiting.items()
@@ -179,7 +187,8 @@ class Launch:
         """Points that were another launch's: finished by now, or free again."""
         now = time.monotonic()
         for job_id in [i for i, when in self.elsewhere.items() if when <= now]:
-            state = read_state(self.settings.runs_dir, self.waiting[job_id].points[0], self.settings.lease_seconds)
+            job = self.waiting[job_id]
+            state = job_states([job], self.settings.runs_dir, self.settings.lease_seconds)[job_id]
             if state.status == "running":
                 self.elsewhere[job_id] = now + ELSEWHERE_SECONDS
                 continue
@@ -188,12 +197,21 @@ class Launch:
                 self._count(self.waiting.pop(job_id), state.status)
 
     def _drop_dependents(self) -> None:
-        """A branch of a trunk that failed can't be trained."""
+        """What needs a job that failed can't be trained, but for the branches of a trunk: they train alone."""
         while lost := [job for job in self.waiting.values() if self.lost.intersection(job.needs)]:
             for job in lost:
+                if job.start in self.lost:
+                    self.waiting[job.id] = job.alone()
+                    continue
                 del self.waiting[job.id]
-                trunk = min(self.lost.intersection(job.needs))
-                self._give_up(job, "failed", f"it needs {self._name_of(trunk)}, which failed")
+                need = min(self.lost.intersection(job.needs))
+                self._give_up(job, "failed", f"it needs {self._name_of(need)}, which failed")
+        idle = {i for i, job in self.waiting.items() if job.trunk}
+        if idle:  # their branches may have been trained elsewhere
+            for job in [*self.waiting.values(), *(r.job for r in self.running())]:
+                idle.discard(job.start)
+            for job_id in idle:
+                self._count(self.waiting.pop(job_id), "done")
 
     # ---- how jobs end
 
@@ -201,11 +219,14 @@ class Launch:
         """`message`: what `execute` returned. `spent`: seconds that it trained, as seen from here."""
         self.cold.discard(job.key)
         status = message["status"]
-        if status in FINISHED:
+        if status in FINISHED or (job.trunk and status == "paused"):
             if message["trained"]:
                 devices = self.settings.devices_per_point
                 self._work(job).busy += message.get("device_seconds", spent * devices) / devices
+                self.summary.flops_spent += message.get("flops_spent", 0)
                 self._learn(job, message)
+            if message.get("alone"):
+                self.display.line(f"{self._name(job)}: its {self._name_of(job.start)} was not to be had, trained alone")
             self._count(job, status, message.get("reason"))
         elif status == "paused":
             self._paused(job, message, spent)
@@ -232,23 +253,32 @@ class Launch:
             self.waiting[job.id] = job  # behind those that wait already, in case the trouble passes
             return
         if crashed:
-            self._record_failure(job.points[0], reason)
+            self._record_failure(job, reason)
         self._give_up(job, status, what)
 
     def _give_up(self, job: Job, status: str, what: str) -> None:
         self.lost.add(job.id)
+        if job.trunk:
+            self._work(job).done += job.seconds
+            self.display.line(f"{self._name(job)}: given up, they train alone", important=True)
+            return
         self.summary.failed += 1
         self.summary.failures[job.id] = f"{status}: {what}"
         self.progress.failed += 1
         self._work(job).done += job.seconds
 
-    def _record_failure(self, point: Point, reason: dict) -> None:
-        self.crashes.record(point, reason)
+    def _record_failure(self, job: Job, reason: dict) -> None:
+        self.crashes.record(job.folder(self.settings.runs_dir), job.points[0], reason)
 
     def _count(self, job: Job, status: str, reason: dict | None = None) -> None:
         self.finished.add(job.id)
-        self.progress.done += 1
         self._work(job).done += job.seconds
+        trunk = job.start
+        while trunk and trunks.drop(self.settings.runs_dir, trunk, self.waiting):
+            trunk = self.parents.get(trunk)
+        if job.trunk:
+            return
+        self.progress.done += 1
         if status == "done":
             self.summary.done += 1
         elif status == "pruned":
@@ -264,12 +294,14 @@ class Launch:
         if self.settings.devices_per_point > 1:
             return
         point, compiled = job.points[0], message["compiled"]
+        steps = job.last - job.first if not message.get("alone") else job.last
         # In a short run validation, whose speed is another, and the start decide.
-        if message["status"] == "done" and point.steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
+        ended = message["status"] in ("done", "paused")
+        if ended and steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
             more = {}
             if compiled and message.get("compile_seconds", 0) > 1:
                 more = {"first_seconds": message["compile_seconds"], "cold": job.key not in self.compiled}
-            seconds = message["device_seconds"] / point.steps
+            seconds = message["device_seconds"] / steps
             record(self.settings.cache, self.settings.device, point, compiled, seconds, **more)
         if compiled:
             self.compiled.add(job.key)
@@ -299,11 +331,11 @@ class Launch:
         p, busy = self.progress, self.running()
         p.workers = max(min(self.settings.workers, len(busy) + len(self.waiting)), 1)
         p.elsewhere = len(self.elsewhere)
-        p.running = [(self._name(r.job), r.step, r.job.points[0].steps, r.loss) for r in busy]
+        p.running = [(self._name(r.job), r.step, r.job.last, r.loss) for r in busy]
         shown = replace(p, work={key: replace(work) for key, work in p.work.items()})
         for r in busy:
             work = shown.work[r.job.key]
-            work.done += r.job.seconds * r.step / r.job.points[0].steps
+            work.done += r.job.seconds * r.job.share_done(r.step)
             work.busy += r.seconds
         unseen = {job.key for job in self.waiting.values() if job.compile and job.key not in self.compiled} | self.cold
         shown.compilations = self.compile_seconds * len(unseen)

@@ -28,8 +28,13 @@ def choose(ready: Iterable[Job], mine: str | None, others: Collection[str], comp
         def preference(key: str) -> tuple:
             jobs = by_key[key]
             busy = others if jobs[0].compile else ()
-            work = sum(job.seconds for job in jobs) if jobs[0].compile else max(job.seconds for job in jobs)
+            work = sum(map(_length, jobs)) if jobs[0].compile else max(map(_length, jobs))
             return key not in compiling, key not in busy, work
 
         key = max(by_key, key=preference)
-    return max(by_key[key], key=lambda job: job.seconds)
+    return max(by_key[key], key=_length)
+
+
+def _length(job: Job) -> float:
+    """Seconds, with those of the longest chain that waits for it."""
+    return job.seconds + job.after

@@ -15,7 +15,9 @@ from harness.point import Point
 from harness.supervisor import check_devices
 from sweeps.engines import check_launcher, trains_here
 from sweeps.jobs import Job, compile_key
+from sweeps.prefix import Forest, Trunk, flops_between
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
+from sweeps.sharing import EMPTY, find_trunks, make_jobs
 from sweeps.status import FAILED, RunState, read_states
 from sweeps.text import count_noun, duration, quantity, table
 
@@ -28,18 +30,37 @@ YARDSTICK_FLOPS, YARDSTICK_SHARE, YARDSTICK_FROM = 989e12, 0.4, 1e18
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Steps first ... last-1 of a point, or of several that go them together."""
+
+    point: Point
+    first: int
+    last: int
+
+    @property
+    def flops(self) -> int:
+        return flops_between(self.point, self.first, self.last)
+
+    def seconds(self, rates: Rates, compiled: bool) -> float:
+        """On one worker."""
+        return rates.seconds(self.point, compiled) * self.flops / self.point.flops
+
+
+@dataclass(frozen=True)
 class Group:
-    """Unfinished points of one shape. `seconds`: on one worker, the compilation included."""
+    """Unfinished points of one shape, and what of them is still to be trained. `seconds`: on one worker, the compilation
+    included."""
 
     key: str
     points: tuple[Point, ...]
+    stretches: tuple[Stretch, ...]
     compile: bool
     reason: str
     seconds: float
 
     @property
     def flops(self) -> int:
-        return sum(point.flops for point in self.points)
+        return sum(stretch.flops for stretch in self.stretches)
 
     @property
     def label(self) -> str:
@@ -61,6 +82,9 @@ class Plan:
     device: str
     workers: int
     max_attempts: int
+    forest: Forest = EMPTY  # trunks of the points that are left
+    roots: Mapping[str, str] = field(default_factory=dict)  # point id -> first trunk on its way, of all points
+    micro_batch: int | None = None
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
     until: Mapping[str, int] = field(default_factory=dict)  # point id -> step at which it pauses for now (halving.py)
     pruned: tuple[str, ...] = ()  # points that were stopped before this plan was made
@@ -76,7 +100,7 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        """Training FLOPs of what is left; steps behind the last checkpoint are not subtracted."""
+        """Training FLOPs of what is left, shared beginnings once; steps behind the last checkpoint are not subtracted."""
         return sum(group.flops for group in self.groups)
 
     @property
@@ -84,30 +108,35 @@ class Plan:
         """Expected wall time: the work spread over the workers, at least the longest point, and their start."""
         if not self.groups:
             return 0.0
-        longest = max(self._point_seconds(group, point) for group in self.groups for point in group.points)
+        longest = max(job.seconds + job.after for job in self.jobs())
         return START_SECONDS + max(sum(group.seconds for group in self.groups) / self.workers, longest)
 
     @property
+    def flops_saved(self) -> int:
+        """By shared beginnings, against training each point alone."""
+        return sum(point.flops for group in self.groups for point in group.points) - self.flops
+
+    @property
+    def trunks_left(self) -> list[Trunk]:
+        """Those to be trained."""
+        return [trunk for trunk in self.forest.trunks.values() if trunk.id not in self.forest.finished]
+
+    @property
     def checkpoint_bytes(self) -> int:
-        """The most that checkpoints occupy at once: of the largest points, as many as train at once."""
+        """The most that checkpoints occupy at once: of the largest points, as many as train at once, and of all trunks."""
         sizes = [
             group.points[0].counts.params_total
             for group in self.groups
             for _ in range(min(len(group.points), self.workers))
         ]
         sizes.sort(reverse=True)
-        return sum(sizes[: self.workers]) * CHECKPOINT_BYTES * CHECKPOINTS_KEPT
+        trunks = sum(trunk.point.counts.params_total for trunk in self.forest.trunks.values())
+        return (sum(sizes[: self.workers]) * CHECKPOINTS_KEPT + trunks) * CHECKPOINT_BYTES
 
     def jobs(self) -> list[Job]:
-        """One job per unfinished point; the launcher groups those of equal key (order.py)."""
-        return [
-            Job(point.id, (point,), group.key, group.compile, self._point_seconds(group, point))
-            for group in self.groups
-            for point in group.points
-        ]
-
-    def _point_seconds(self, group: Group, point: Point) -> float:
-        return self.rates[point.precision].seconds(point, group.compile)
+        """One job per trunk that is to be trained, parents first, and one per unfinished point; the launcher groups those
+        of equal key (order.py)."""
+        return make_jobs(self.groups, self.forest, self.roots, self.rates, self.micro_batch)
 
     def to_dict(self) -> dict:
         """For `--json`."""
@@ -118,6 +147,8 @@ class Plan:
             "counts": dict(self.counts),
             "left": len(self.left),
             "flops": self.flops,
+            "trunks": len(self.trunks_left),
+            "flops_saved": self.flops_saved,
             "hours": self.seconds / 3600,
             "workers": self.workers,
             "device": self.device,
@@ -149,12 +180,23 @@ class Plan:
             rest = groups[GROUPS_SHOWN:]
             lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
                          f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
-        lines += ["", self._price()]
+        lines += ["", *self._saving(), self._price()]
         if self.flops > YARDSTICK_FROM:
             seconds = self.flops / (YARDSTICK_FLOPS * YARDSTICK_SHARE)
             lines.append(f"one H100 at {YARDSTICK_SHARE:.0%} of its bf16 peak would take {duration(seconds)}")
         lines += [line for precision, rates in self.rates.items() for line in _render_rates(precision, rates)]
+        lines += self.notes
         return "\n".join(lines)
+
+    def _saving(self) -> list[str]:
+        """What shared beginnings save, in one line."""
+        if not self.forest.start:
+            return []
+        finished = len(self.forest.finished)
+        there = f", {finished} of them trained before" if finished else ""
+        share = self.flops_saved / max(self.flops + self.flops_saved, 1)
+        return [f"{count_noun(len(self.forest.start), 'point')} begin from {count_noun(len(self.forest.trunks), 'trunk')}"
+                f"{there}: {quantity(self.flops_saved, 'FLOP')} saved, {share:.0%}"]  # fmt: skip
 
     def _price(self) -> str:
         workers = count_noun(self.workers, "worker" if self.device == "cpu" else "GPU worker")
@@ -173,11 +215,13 @@ def make_plan(
     rates: dict[str, Rates] | None = None,
     probe: bool = True,
     keep_pruned: bool = False,
+    share: bool = True,
 ) -> Plan:
     """Price what is left of `points`, reading only their statuses and the rates measured on this device.
 
     `rates`: precision -> Rates, instead of measuring. `probe`: where no run here has told a rate, measure for some
-    seconds. `keep_pruned`: points that halving stopped stay stopped, else they are trained to their end. Raises UserError for a launcher setting that cannot be.
+    seconds. `keep_pruned`: points that halving stopped stay stopped, else they are trained to their end. `share`: train
+    beginnings that several points have in common once. Raises UserError for a launcher setting that cannot be.
     """
     check_launcher(launcher)
     states = read_states(points, runs_dir, launcher.lease_seconds, cache)
@@ -196,12 +240,16 @@ def make_plan(
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
     workers = worker_count(launcher, kind)
     if launcher.name == "slurm":
-        left = sum(len(group) for group in by_key.values())
-        workers *= min(max(-(-left // launcher.points_per_job), 1), launcher.max_running or left or 1)
+        count = sum(len(group) for group in by_key.values())
+        workers *= min(max(-(-count // launcher.points_per_job), 1), launcher.max_running or count or 1)
     shapes = CompiledShapes(cache)
-    groups = tuple(_group(key, members, rates[members[0].precision], launcher.compile, workers, key in shapes, kind)
-                   for key, members in by_key.items())  # fmt: skip
-    return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts)
+    left = [point for members in by_key.values() for point in members]
+    forest, roots = find_trunks(points, left, states, Path(runs_dir), rates) if share else (EMPTY, {})
+    stretches = _stretches(left, forest, micro_batch)
+    groups = tuple(_group(key, members, stretches[key], rates[members[0].precision], launcher.compile, workers,
+                          key in shapes, kind) for key, members in by_key.items())  # fmt: skip
+    return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts, forest,
+                roots, micro_batch)  # fmt: skip
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:
@@ -227,19 +275,33 @@ def missing_for_compile(kind: str) -> str | None:
     return None if headers.is_file() else "Python.h"
 
 
-def _group(key: str, points: list[Point], rates: Rates, mode: str, workers: int, cached: bool,
+def _stretches(left: list[Point], forest: Forest, micro_batch: int | None) -> dict[str, list[Stretch]]:
+    """What is to be trained of each key."""
+    found: dict[str, list[Stretch]] = defaultdict(list)
+    for trunk in forest.trunks.values():
+        if trunk.id not in forest.finished:
+            first = forest.trunks[trunk.parent].steps if trunk.parent else 0
+            found[compile_key(trunk.point, micro_batch)].append(Stretch(trunk.point, first, trunk.steps))
+    for point in left:
+        trunk = forest.trunks.get(forest.start.get(point.id))
+        found[compile_key(point, micro_batch)].append(Stretch(point, trunk.steps if trunk else 0, point.steps))
+    return found
+
+
+def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates, mode: str, workers: int, cached: bool,
            kind: str) -> Group:  # fmt: skip
     """Compile where it repays itself: what it takes, once per worker, against what its faster steps save."""
-    eager = sum(rates.seconds(point, compiled=False) for point in points)
+    left = tuple(points), tuple(stretches)
+    eager = sum(stretch.seconds(rates, compiled=False) for stretch in stretches)
     if mode == "auto" and (missing := missing_for_compile(kind)):
-        return Group(key, tuple(points), False, f"{missing} is missing here", eager)
+        return Group(key, *left, False, f"{missing} is missing here", eager)
     first = rates.compile_warm if cached else rates.compile_cold
     compilation = first + (min(workers, len(points)) - 1) * rates.compile_warm
-    compiled = sum(rates.seconds(point, compiled=True) for point in points) + compilation
+    compiled = sum(stretch.seconds(rates, compiled=True) for stretch in stretches) + compilation
     chosen = compiled < eager if mode == "auto" else mode == "always"
     other = f"eager takes {duration(eager)}" if chosen else f"compiled takes {duration(compiled)}"
     reason = other if mode == "auto" else f"launcher.compile={mode}; {other}"
-    return Group(key, tuple(points), chosen, reason, compiled if chosen else eager)
+    return Group(key, *left, chosen, reason, compiled if chosen else eager)
 
 
 def _render_rates(precision: str, rates: Rates) -> list[str]:

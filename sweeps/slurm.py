@@ -74,19 +74,19 @@ class SlurmLaunch(Watch):
         if entries is None:
             self.display.line("squeue does not answer: whether an earlier launch still waits in Slurm is not known; points "
                               "that it trains are not trained twice", important=True)  # fmt: skip
-        by_run = {p.id: job for job in self.waiting.values() for p in job.points}
+        by_run = {run: job for job in self.waiting.values() for run in job.runs}
         taken = Counter()
         for record, array, index, entry in live(records, (e for e in entries or [] if not e.dying)):
             jobs = [by_run[i] for i in array.elements[index] if i in by_run and by_run[i].id in self.waiting]
-            jobs = [j for j in jobs if not any(gave_up(self.states[p.id], record.attempts) for p in j.points)]
+            jobs = [j for j in jobs if not any(gave_up(self.states[run], record.attempts) for run in j.runs)]
             if jobs:
                 element = Element(entry.job, record.folder, False, record.attempts, entry=entry)
                 self._fly((array.name, index), element, jobs)
-                taken[entry.job.partition("_")[0]] += len(jobs)
+                taken[entry.job.partition("_")[0]] += sum(1 for job in jobs if not job.trunk)
         for job, count in taken.items():
             self.display.line(f"{count_noun(count, 'point')} in Slurm job {job} already, of an earlier launch")
         if not self.settings.detach:  # what another launch trains now is submitted only should that launch die
-            self.elsewhere = {i: 0.0 for i, job in self.waiting.items() if self.states[job.points[0].id].status == "running"}
+            self.elsewhere = {i: 0.0 for i, job in self.waiting.items() if self.states[job.runs[0]].status == "running"}
 
     def _fly(self, key: tuple[str, int], element: Element, jobs: list[Job]) -> None:
         for job in jobs:
@@ -106,9 +106,9 @@ class SlurmLaunch(Watch):
         if not jobs or (limit is not None and limit < 1) or time.monotonic() < self.refused:
             return
         record = new_record(private_folder(self.scratch / new_id()))
-        record.attempts = {p.id: s.attempt for job in jobs for p in job.points if (s := self.states[p.id]).attempt}
+        record.attempts = {run: s.attempt for job in jobs for run in job.runs if (s := self.states[run]).attempt}
         submission = Submission(self.inside, record, self.name, self.where)
-        runs = {i: [p.id for p in job.points] for e in self.elements.values() for i, job in e.jobs.items()}
+        runs = {i: job.runs for e in self.elements.values() for i, job in e.jobs.items()}
         shares = pack(jobs, self.settings.engine["points_per_job"])
         try:
             submission.submit(shares, limit, runs, after)
@@ -116,12 +116,13 @@ class SlurmLaunch(Watch):
             self._refused(e, jobs)
             return
         self.refusals, self.submitted = 0, True
-        by_run = {p.id: job for job in jobs for p in job.points}
+        by_run = {run: job for job in jobs for run in job.runs}
         for array in record.arrays:
             for i, runs_of in enumerate(array.elements):
                 element = Element(element_id(array, i), record.folder, True, record.attempts)
                 self._fly((array.name, i), element, list({by_run[r].id: by_run[r] for r in runs_of}.values()))
-            self.display.line(_in_words(array, after))
+            points = sum(not by_run[run].trunk for element in array.elements for run in element)
+            self.display.line(_in_words(array, points, after))
         self.looked_queue = time.monotonic()
 
     def _refused(self, error: UserError, jobs: list[Job]) -> None:
@@ -142,11 +143,11 @@ class SlurmLaunch(Watch):
         if self.summary.signal:
             self.leave()
             self.elements.clear()
-        self.summary.queued = sum(len(e.jobs) for e in self.elements.values())
-        self.summary.left, self.summary.seconds = len(self.waiting), time.monotonic() - begun
+        self.summary.queued = sum(not job.trunk for e in self.elements.values() for job in e.jobs.values())
+        self.summary.left, self.summary.seconds = self._points_waiting(), time.monotonic() - begun
         if self.waiting:
             why = "stopped before" if self.summary.signal else "the same command submits what is left"
-            self.display.line(f"{count_noun(len(self.waiting), 'point')} not in the queue: {why}", important=True)
+            self.display.line(f"{count_noun(self.summary.left, 'point')} not in the queue: {why}", important=True)
         return self.summary
 
     # ---- watching
@@ -206,6 +207,6 @@ class SlurmLaunch(Watch):
         super()._show(final)
 
 
-def _in_words(array: Array, after: set[str]) -> str:
-    points, behind = sum(len(runs) for runs in array.elements), f", after job {', '.join(sorted(after))}" if after else ""
+def _in_words(array: Array, points: int, after: set[str]) -> str:
+    behind = f", after job {', '.join(sorted(after))}" if after else ""
     return f"Slurm job {array.job}: {count_noun(points, 'point')} in {count_noun(len(array.elements), 'allocation')}{behind}"

@@ -33,44 +33,73 @@ class Share:
 
 def pack(jobs: Iterable[Job], size: int) -> list[Share]:
     """Shares of at most `size` points (a job of more has its own), even in number: jobs of equal needs together, of these
-    those of one shape, and the longest first."""
-    jobs = list(jobs)
-    levels = _levels(jobs)
-    alike: dict[tuple, list[Job]] = defaultdict(list)
-    for job in jobs:
-        alike[levels[job.id], frozenset(job.needs)].append(job)
+    those of one shape, and the longest first. A trunk and all that begins from it stay together where they fit."""
+    units = _units(list(jobs), size)
+    levels = _levels(units)
+    alike: dict[tuple, list[list[Job]]] = defaultdict(list)
+    for unit in units:
+        alike[levels[unit[0].id], _needs(unit)].append(unit)
     shares = []
     for (level, needs), members in sorted(alike.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
         longest: dict[str, float] = defaultdict(float)
-        for job in members:
-            longest[job.key] = max(longest[job.key], job.seconds)
-        members.sort(key=lambda job: (-longest[job.key], job.key, -job.seconds))
+        for unit in members:
+            longest[unit[0].key] = max(longest[unit[0].key], _seconds(unit))
+        members.sort(key=lambda unit: (-longest[unit[0].key], unit[0].key, -_seconds(unit)))
         shares += [Share(part, level, needs) for part in _parts(members, size)]
     return shares
 
 
-def _parts(jobs: list[Job], size: int) -> list[list[Job]]:
-    left = sum(len(job.points) for job in jobs)
+def _units(jobs: list[Job], size: int) -> list[list[Job]]:
+    """What is not parted: trees of trunks and their branches of at most `size` points, and every other job."""
+    by_id = {job.id: job for job in jobs}
+    trees: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        top = job
+        while top.start in by_id:
+            top = by_id[top.start]
+        trees[top.id].append(job)
+    return [unit for tree in trees.values() for unit in ([tree] if _size(tree) <= size else [[job] for job in tree])]
+
+
+def _size(unit: list[Job]) -> int:
+    """Points; a trunk alone counts as one."""
+    return sum(len(job.points) for job in unit if not job.trunk) or 1
+
+
+def _seconds(unit: list[Job]) -> float:
+    return sum(job.seconds for job in unit)
+
+
+def _needs(unit: list[Job]) -> frozenset[str]:
+    """Job ids outside."""
+    return frozenset(need for job in unit for need in job.needs) - {job.id for job in unit}
+
+
+def _parts(units: list[list[Job]], size: int) -> list[list[Job]]:
+    left = sum(map(_size, units))
     parts, count = [], max(-(-left // size), 1)
-    while jobs:
-        room, part = -(-left // max(count - len(parts), 1)), []
-        while jobs and (not part or sum(len(j.points) for j in part) + len(jobs[0].points) <= room):
-            part.append(jobs[0])
-            jobs = jobs[1:]
+    while units:
+        room, part, full = -(-left // max(count - len(parts), 1)), [], 0
+        while units and (not part or full + _size(units[0]) <= room):
+            full += _size(units[0])
+            part += units[0]
+            units = units[1:]
         parts.append(part)
-        left -= sum(len(job.points) for job in part)
+        left -= full
     return parts
 
 
-def _levels(jobs: list[Job]) -> dict[str, int]:
-    by_id, levels = {job.id: job for job in jobs}, {}
+def _levels(units: list[list[Job]]) -> dict[str, int]:
+    """Of every job's unit, by the job's id."""
+    by_id, levels = {job.id: unit for unit in units for job in unit}, {}
 
-    def level(job: Job) -> int:
-        if job.id not in levels:
-            levels[job.id] = 1 + max((level(by_id[n]) for n in job.needs if n in by_id), default=-1)
-        return levels[job.id]
+    def level(unit: list[Job]) -> int:
+        if unit[0].id not in levels:
+            here = 1 + max((level(by_id[n]) for n in _needs(unit) if n in by_id), default=-1)
+            levels.update({job.id: here for job in unit})
+        return levels[unit[0].id]
 
-    return {job.id: level(job) for job in jobs}
+    return {job.id: level(unit) for unit in units for job in unit}
 
 
 class Submission:
@@ -90,10 +119,10 @@ class Submission:
         sbatch's own words; what was submitted before is then cancelled."""
         parts = self._arrays(shares, limit)
         for k, part in enumerate(parts):
-            elements = [[p.id for job in share.jobs for p in job.points] for share in part]
+            elements = [[run for job in share.jobs for run in job.runs] for share in part]
             self.record.arrays.append(Array(f"{self.name}-{self.record.id}-{k}", elements))
         self.record.write(self.settings.out)
-        every = {job.id: [p.id for p in job.points] for share in shares for job in share.jobs} | dict(runs)
+        every = {job.id: job.runs for share in shares for job in share.jobs} | dict(runs)
         after = set(after)
         try:
             for array, part in zip(self.record.arrays, parts, strict=True):

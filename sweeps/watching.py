@@ -15,8 +15,9 @@ from sweeps.launching import ELSEWHERE_SECONDS, Launch, Running
 from sweeps.plan import Plan
 from sweeps.records import user_name
 from sweeps.squeue import Entry
-from sweeps.status import FINISHED, RunState, read_states
+from sweeps.status import FINISHED, RunState
 from sweeps.text import count_noun
+from sweeps.trunks import job_states
 
 FILES_SECONDS = 1.0  # between two looks at the run directories
 QUEUE_SECONDS = 2.0, 30.0  # between two looks at the queue: of a young launch, of an old one
@@ -57,13 +58,15 @@ class Watch(Launch):
 
     def _add(self, plan: Plan) -> None:
         self.states.update(plan.states)
+        trunks = [job for job in plan.jobs() if job.trunk]
+        self.states.update(job_states(trunks, self.settings.runs_dir, self.settings.lease_seconds))
         super()._add(plan)
 
     def running(self) -> list[Running]:
         now, found = time.monotonic(), []
         for element in self.elements.values():
             for job in element.jobs.values():
-                state = self.states[job.points[0].id]
+                state = self.states[job.runs[0]]
                 if state.status == "running":
                     self.since.setdefault(job.id, now)
                     found.append(Running(job, state.step, None, now - self.since[job.id]))
@@ -83,11 +86,11 @@ class Watch(Launch):
             self.looked_queue = time.monotonic()
 
     def _look_at_files(self) -> None:
-        points = [p for e in self.elements.values() for job in e.jobs.values() for p in job.points]
-        self.states.update(read_states(points, self.settings.runs_dir, self.settings.lease_seconds, self.settings.cache))
+        jobs = [job for e in self.elements.values() for job in e.jobs.values()]
+        self.states.update(job_states(jobs, self.settings.runs_dir, self.settings.lease_seconds, self.settings.cache))
         for key, element in list(self.elements.items()):
             for job in list(element.jobs.values()):
-                states = [self.states[p.id] for p in job.points]
+                states = [self.states[run] for run in job.runs]
                 if all(s.status in FINISHED for s in states):
                     del element.jobs[job.id]
                     self._count(job, states[-1].status, states[-1].reason)
@@ -141,7 +144,7 @@ class Watch(Launch):
         again, crashed = [], []
         for job in element.jobs.values():
             self.where.pop(job.id, None)
-            states = [self.states[p.id] for p in job.points]
+            states = [self.states[run] for run in job.runs]
             failed = next((s for s in states if gave_up(s, element.attempts)), None)
             if any(s.status == "running" for s in states):  # an orphan, or another launch
                 self.waiting[job.id] = job
@@ -170,7 +173,7 @@ class Watch(Launch):
 
     def _began(self, job: Job, element: Element) -> bool:
         """Whether a point of the job has had an attempt since the submission."""
-        return any(self.states[p.id].attempt > element.attempts.get(p.id, 0) for p in job.points)
+        return any(self.states[run].attempt > element.attempts.get(run, 0) for run in job.runs)
 
     def _ended_badly(self, element: Element, state: str, code: str, again: list[Job], crashed: list[Job]) -> None:
         """One line for the allocation. `again`: jobs it does not count against; `crashed`: those it does."""
@@ -183,7 +186,7 @@ class Watch(Launch):
         self.waiting.update({job.id: job for job in again})
         for job in failed:
             message = f"{ended} without finishing it; {self._last_line(element, job)}"
-            self._record_failure(job.points[0], {"type": f"slurm_{(state or 'ended').lower()}", "message": message})
+            self._record_failure(job, {"type": f"slurm_{(state or 'ended').lower()}", "message": message})
             self._give_up(job, "failed", message)
         parts = [f"{count_noun(len(jobs), 'point')} {what}"
                  for jobs, what in ((again, "tried again"), (failed, "failed")) if jobs]  # fmt: skip

@@ -114,11 +114,11 @@ def test_a_crash_on_another_machine_is_recorded_once_its_lease_has_run_out(tiny,
 
 def test_of_a_crash_elsewhere_only_the_attempt_that_died_is_recorded(tiny, tmp_path, monkeypatch):
     (point,), _ = tiny("seed=0")
-    crashes, run = Crashes(tmp_path, 60), tmp_path / point.id
+    crashes, run = Crashes(60), tmp_path / point.id
     monkeypatch.setattr("sweeps.lease._machine", lambda: "elsewhere")
     first = claim(run, 60)
     monkeypatch.undo()
-    crashes.record(point, {"type": "worker_died"})
+    crashes.record(run, point, {"type": "worker_died"})
     assert crashes.look() and not (run / "status.json").exists()
     first.release()
     claim(run, 60).release()  # another launch has taken it over

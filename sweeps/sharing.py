@@ -1,0 +1,91 @@
+"""Which beginnings of what is left of a sweep are trained once (prefix.py), and the jobs that follow: trunks, branches."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from harness.point import Point
+from sweeps.jobs import Job, compile_key
+from sweeps.prefix import Forest, flops_between
+from sweeps.prefix import share as common_beginnings
+from sweeps.rate import Rates
+from sweeps.status import RunState
+from sweeps.trunks import known
+
+EMPTY = Forest((), {}, {}, {}, frozenset())
+# What a trunk costs beside its steps: a job, and a checkpoint of 12 bytes a parameter written, and read by each branch.
+JOB_SECONDS, BYTES_PER_SECOND = 0.2, 200e6
+
+
+def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str, RunState], runs_dir: Path,
+                rates: Mapping[str, Rates]) -> tuple[Forest, dict[str, str]]:  # fmt: skip
+    """(trunks of the points that are left, first trunk on the way of each point that begins from one). Points in training,
+    and those with a checkpoint of their own, go on alone.
+
+    The first trunk is that of all `points`, finished ones too, so that it does not depend on what was left when.
+    """
+    fresh = [p for p in left if states[p.id].status != "running" and not _has_checkpoint(runs_dir / p.id)]
+    there = known(runs_dir)
+    if len(fresh) < 2 and not there:
+        return EMPTY, {}
+
+    def worth(point: Point, first: int, last: int) -> float:
+        """Seconds of these steps over those that a trunk costs."""
+        seconds = rates[point.precision].seconds(point, compiled=True) * flops_between(point, first, last) / point.flops
+        return seconds / (JOB_SECONDS + 12 * point.counts.params_total / BYTES_PER_SECOND)
+
+    forest = common_beginnings(fresh, 1.0, worth, there)
+    if not forest.start:
+        return EMPTY, {}
+    roots = common_beginnings(list(points)).root
+    return forest, {i: roots.get(i, forest.root[i]) for i in forest.start}
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    try:
+        return any(name.endswith(".safetensors") for name in os.listdir(run_dir / "checkpoints"))
+    except OSError:
+        return False
+
+
+def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates: Mapping[str, Rates],
+              micro_batch: int | None) -> list[Job]:  # fmt: skip
+    """Of sweeps.plan.Groups: one job per trunk that is to be trained, parents first, then one per point."""
+    by_key = {group.key: group for group in groups}
+
+    def job(name: str, point: Point, start: str | None, last: int, **more) -> Job:
+        group = by_key[compile_key(point, micro_batch)]
+        first = forest.trunks[start].steps if start else 0
+        share = flops_between(point, first, last) / point.flops
+        seconds = rates[point.precision].seconds(point, group.compile) * share
+        needs = (start,) if start and start not in forest.finished else ()
+        return Job(name, (point,), group.key, group.compile, seconds, needs, start=start, first=first, **more)
+
+    branches = _branches(forest)
+    trunks = [job(t.id, t.point, t.parent, t.steps, until=t.steps, validate_at=t.validate_at, trunk=True,
+                  branches=branches[t.id]) for t in forest.trunks.values() if t.id not in forest.finished]  # fmt: skip
+    points = [job(p.id, p, forest.start.get(p.id), p.steps, root=roots.get(p.id)) for group in groups for p in group.points]
+    return _with_chains([*trunks, *points])
+
+
+def _branches(forest: Forest) -> dict[str, int]:
+    """Points that go through each trunk."""
+    found = dict.fromkeys(forest.trunks, 0)
+    for name in forest.start.values():
+        while name:
+            found[name] += 1
+            name = forest.trunks[name].parent
+    return found
+
+
+def _with_chains(jobs: list[Job]) -> list[Job]:
+    """With the seconds of what waits for each; jobs come behind those that they need."""
+    after: dict[str, float] = defaultdict(float)
+    for job in reversed(jobs):
+        for need in job.needs:
+            after[need] = max(after[need], job.seconds + after[job.id])
+    return [replace(job, after=after[job.id]) for job in jobs]
