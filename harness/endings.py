@@ -116,9 +116,26 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
             "validation": [{"step": s, "loss": v} for s, v in state.validation if math.isfinite(v)],
             "numerics": state.numerics,
             "trunk": state.trunk,
-            "runtime": {"attempt": state.run.attempt, **{k: asdict(runtime)[k] for k in ("device", "threads")}},
+            "runtime": {
+                "attempt": state.run.attempt,
+                **{k: asdict(runtime)[k] for k in ("device", "threads")},
+                **_speed(state, step),
+                "first_step": state.first_step_at,
+                "validate_seconds": state.validate_seconds,
+            },
         },
     )
+
+
+def _speed(state: State, step: int) -> dict[str, float | None]:
+    """Training FLOPs of the run's own steps per second of each device, all that it did meanwhile included (validation,
+    whose FLOPs do not count; checkpoints), and as a share of what the device does in matrix products."""
+    flops = _flops(state.point, step) - _flops(state.point, min(state.first, step))
+    per_second = flops / state.device_seconds if state.device_seconds > 0 else None
+    cores = state.numerics["threads"] if state.numerics["device"] == "cpu" else 1
+    peak = state.runtime.peak_flops * cores if state.runtime.peak_flops else None
+    share = per_second / peak if per_second is not None and peak else None
+    return {"model_flops_per_second": per_second, "peak_flops": peak, "utilisation": share}
 
 
 def _write_trunk(state: State) -> None:

@@ -35,6 +35,8 @@ class State:
         self.point, self.run, self.runtime, self.micro_batch, self.group = point, run, runtime, micro_batch, group
         self.step, self.seconds, self.compile_seconds, self.device_seconds = 0, 0.0, 0.0, 0.0
         self.validation: list[tuple[int, float]] = []
+        self.first_step_at: float | None = None  # time.time() after this attempt's first step
+        self.validate_seconds = 0.0  # of this attempt
         self.trunk: str | None = None  # the first on its way, where it was branched from one, in whatever attempt
         self.first = 0  # step at which it was branched
         self.saved: int | None = None  # step of its newest checkpoint

@@ -58,6 +58,7 @@ class Runtime:
     start: str | None = None  # run directory of a trunk, whose checkpoint it begins from where it has none of its own
     root: str | None = None  # the first trunk on the way there, which the result names; None: that of `start`
     trunk: bool = False  # it is one: it pauses where it diverges, too, so that its branches diverge there
+    peak_flops: float | None = None  # FLOP/s of one core, or of the GPU, in matrix products of the point's precision
     validate_at: tuple[int, ...] = ()  # steps at which it validates beside the point's own: those of a trunk's branches
 
 
@@ -199,6 +200,7 @@ class _Training:
             row = hyper.per_step[state.step]
             state.log[state.step] = step(w, m, v, row, hyper.fixed, tokens, state.micro_batch)
             state.step += 1
+            state.first_step_at = state.first_step_at or time.time()
             if first:
                 state.compiled_now()
         return False
@@ -224,8 +226,9 @@ class _Training:
         state = self.state
         if state.validation and state.validation[-1][0] == state.step:
             return
-        chunk = max(1, EVALUATE_TOKENS // self.point.shape.context)
+        chunk, begun = max(1, EVALUATE_TOKENS // self.point.shape.context), time.perf_counter()
         state.validation.append((state.step, state.stepper.evaluate(state.weights, held_out, chunk)))
+        state.validate_seconds += time.perf_counter() - begun
 
     def _finish(self, track) -> str:
         status = endings.finished(self.state)
