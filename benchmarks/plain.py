@@ -4,6 +4,7 @@ Of the same shape, initialisation, loss and optimizer as ours under the standard
 (models/llama.py, harness/optimizer.py), and with the same names of weights; written without them, on torch alone.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -105,11 +106,12 @@ def adamw(model, lr, weight_decay, betas, eps):
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
-def train_step(model, optimizer, tokens, clip):
-    """One step on tokens (B, context + 1); returns the loss, a tensor."""
-    loss = model(tokens[:, :-1], tokens[:, 1:])
+def train_step(model, optimizer, tokens, clip, cast=nullcontext()):  # noqa: B008  it holds nothing
+    """One step on tokens (B, context + 1), forward under `cast` (autocast); returns the loss, a tensor."""
+    with cast:
+        loss = model(tokens[:, :-1], tokens[:, 1:])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
+    torch.nn.utils.clip_grad_norm_([w for g in optimizer.param_groups for w in g["params"]], clip, foreach=True)
     optimizer.step()
     return loss

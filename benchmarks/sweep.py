@@ -1,0 +1,228 @@
+"""The bench sweep (configs/sweep/bench.yaml, 18 points) end to end on two cores: ours against what a user would do by hand.
+
+    python -m benchmarks.sweep [--quick] [--json FILE] [--tpp 20] [--keep DIR]
+
+cold   `hyperlaw sweep sweep=bench` with an empty cache, but for the prepared data
+warm   the same command into another folder: compiled code and measured rates are there
+user   benchmarks/user_train.py: one process per point, one after the other (so would a shell's loop or a multirun whose
+       launcher starts processes), eager, fp32, two threads, fused AdamW
+hand   the same script tuned: torch.compile, bf16 autocast, one thread; two processes at a time from a queue, one pinned on
+       each core, largest first, the inductor's cache warm
+
+All sides take the same steps on the same tokens in the same order from the same weights, under the same schedule, and
+validate on the same windows after the same steps. Losses must agree within the noise of seeds: the largest difference
+that another seed makes at width 32, by our own runs. `--tpp` shortens all sides alike, for trials.
+
+Each side's wall time is split: train, validate and compile are sums over points, divided by how many train at once; what
+is left is start-up, with the ends of processes and the time that one of two waits for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+from benchmarks.report import command_line, finish
+from harness.compose import compose
+from harness.places import DataBook, cache_dir
+from harness.point import Point
+from sweeps.expand import expand
+from sweeps.rate import cores
+from sweeps.text import table
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("start-up", "compile", "train", "validate")
+
+
+def points_of(words: list[str]) -> tuple[list[Point], DataBook]:
+    request = compose(words, "sweep")
+    book = DataBook(cache_dir(request.config), prepare=True)
+    return expand(request, book), book
+
+
+# ---- ours
+
+
+def ours(words: list[str], out: Path, cache: Path) -> dict:
+    """{"wall", "split": seconds by part, "first_step": seconds to it, "losses": by point id} of `hyperlaw sweep`."""
+    command = [sys.executable, "-m", "harness.cli", "sweep", *words, f"out={out}", f"cache={cache}", "device=cpu"]
+    began = time.time()
+    _call(command, out.with_suffix(".log"))
+    wall = time.time() - began
+    results = [json.loads(file.read_text()) | {"id": file.parent.name} for file in out.glob("runs/*/result.json")]
+    compiled, device, validating = (sum(r.get(k) or r["runtime"].get(k, 0.0) for r in results) / 2
+                                    for k in ("compile_seconds", "device_seconds", "validate_seconds"))  # fmt: skip
+    return {"wall": wall, "split": _split(wall, compiled, device - validating, validating),
+            "first_step": min(r["runtime"]["first_step"] for r in results) - began,
+            "losses": {r["id"]: r["loss"] for r in results}}  # fmt: skip
+
+
+def prepared(cache: Path, corpora: dict[str, str]) -> Path:
+    """`cache`, with the prepared data of `corpora` and nothing else."""
+    for folder in corpora.values():
+        shutil.copytree(folder, cache / "data" / Path(folder).name)
+    return cache
+
+
+# ---- by hand
+
+
+def write_inputs(points: list[Point], corpus_dir: str, folder: Path) -> None:
+    """What benchmarks/user_train.py reads: tokens, the order of our stream, and our weights at each width."""
+    import numpy as np
+    import torch
+
+    from harness.data import open_corpus
+    from harness.data.stream import permute
+    from harness.step import initial_weights
+
+    corpus, context = open_corpus(Path(corpus_dir)), points[0].shape.context
+    for split in ("train", "validation"):
+        np.concatenate(corpus.arrays(split)).tofile(folder / f"{split}.bin")
+    windows = (corpus.train_tokens - 1) // context
+    most = max(p.steps * p.batch_size for p in points)
+    np.save(folder / "order.npy", permute(np.arange(most), windows, points[0].data.seed, 0) * context)
+    n, of = points[0].validation.sequences, (corpus.validation_tokens - 1) // context
+    np.save(folder / "held_out.npy", np.arange(min(n, of)) * of // min(n, of) * context)
+    for point in {p.shape.width: p for p in points}.values():
+        torch.save(initial_weights(point, "cpu"), folder / f"init-{point.shape.width}.pt")
+
+
+def command_of(point: Point, inputs: Path, result: Path, tuned: bool) -> list[str]:
+    """The command line that trains `point` by hand."""
+    s, o = point.shape, point.optimizer
+    words = {"data": inputs, "init": inputs / f"init-{s.width}.pt", "result": result, "width": s.width, "depth": s.depth,
+             "heads": s.n_heads, "ffn_width": s.ffn_width, "vocab": s.vocab, "context": s.context, "lr": o.lr,
+             "batch": point.batch_size, "steps": point.steps, "warmup": point.schedule.warmup_steps,
+             "weight_decay": o.weight_decay, "betas": f"[{o.beta1},{o.beta2}]", "eps": o.eps, "clip": o.clip,
+             "validate": f"[{','.join(map(str, point.validation.fractions))},1.0]",
+             "tuned": str(tuned).lower(), "threads": 1 if tuned else 2}  # fmt: skip
+    return [sys.executable, str(ROOT / "benchmarks/user_train.py"), *(f"{k}={v}" for k, v in words.items())]
+
+
+def by_hand(points: list[Point], inputs: Path, folder: Path, own: list[int], tuned: bool) -> dict:
+    """As `ours`. `tuned`: two at a time, one pinned on each core; else one after the other on both."""
+    folder.mkdir(parents=True)
+    slots: SimpleQueue = SimpleQueue()
+    for slot in [[core] for core in own] if tuned else [own]:
+        slots.put(slot)
+    width = slots.qsize()
+
+    def train(point: Point) -> dict:
+        slot, result, began = slots.get(), folder / f"{point.id}.json", time.time()
+        environment = {"OMP_NUM_THREADS": str(1 if tuned else 2), "TORCHINDUCTOR_CACHE_DIR": str(inputs / "inductor")}
+        _call(command_of(point, inputs, result, tuned), result.with_suffix(".log"), slot, environment)
+        slots.put(slot)
+        return json.loads(result.read_text()) | {"id": point.id, "start_up": began}
+
+    began = time.time()
+    with ThreadPoolExecutor(width) as pool:
+        results = list(pool.map(train, sorted(points, key=lambda p: -p.flops)))
+    wall = time.time() - began
+    seconds = [r["seconds"] for r in results]
+    compiled = sum(s["first"] for s in seconds) / width
+    validating = sum(s["validate"] for s in seconds) / width
+    training = sum(s["all"] for s in seconds) / width - compiled - validating
+    return {"wall": wall, "split": _split(wall, compiled, training, validating),
+            "first_step": min(r["ready"] + r["seconds"]["first"] for r in results) - began,
+            "losses": {r["id"]: r["loss"] for r in results}}  # fmt: skip
+
+
+def _split(wall: float, compiled: float, train: float, validate: float) -> dict[str, float]:
+    return dict(zip(PARTS, (wall - compiled - train - validate, compiled, train, validate), strict=True))
+
+
+def _call(command: list[str], log: Path, own: list[int] | None = None, environment: dict | None = None) -> None:
+    """Run it to its end, what it says into `log`. Raises RuntimeError with the last of that where it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=file, stderr=file,
+                              preexec_fn=(lambda: os.sched_setaffinity(0, own)) if own else None)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} left with {done.returncode}: {log.read_text(errors='replace')[-2000:]}")
+
+
+# ---- the comparison
+
+
+def differences(a: dict, b: dict) -> list[float]:
+    """Of the losses of the points that both have; a diverged point has none, and then must have none on either side."""
+    return [abs(a[i] - b[i]) for i in a.keys() & b.keys() if a[i] is not None and b[i] is not None]
+
+
+def main() -> int:
+    parser = command_line(__doc__)
+    parser.add_argument("--tpp", type=float, default=20.0)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work there and keep it")
+    given = parser.parse_args()
+    own = cores()[:2]
+    if len(own) < 2:
+        sys.exit("this benchmark needs two cores")
+    os.sched_setaffinity(0, own)
+    with tempfile.TemporaryDirectory(prefix="hyperlaw-sweep-") as scratch:
+        return compare(given, (given.keep or Path(scratch)).absolute(), own)
+
+
+def compare(given, folder: Path, own: list[int]) -> int:
+    words = ["sweep=bench", f"tpp={given.tpp:g}"]
+    points, book = points_of(words)
+    inputs = folder / "inputs"
+    inputs.mkdir(parents=True)
+    write_inputs(points, *book.corpora.values(), inputs)
+    for point in {p.shape.width: p for p in points}.values():  # the hand's compiled code
+        short = [*command_of(point, inputs, inputs / "short.json", tuned=True), "steps=4"]
+        _call(short, inputs / "short.log", own[:1], {"TORCHINDUCTOR_CACHE_DIR": str(inputs / "inductor")})
+    sides: dict[str, list[dict]] = {}
+    for repeat in range(1 if given.quick else 3):
+        for name, measured in measure(words, points, book, inputs, folder / str(repeat), own):
+            sides.setdefault(name, []).append(measured)
+            print(f"{name}: {measured['wall']:.1f} s", flush=True)
+    narrow = [*words, "model.width=32"]
+    again = ours([*narrow, "seed=1"], folder / "seed", folder / "0/cache")["losses"]
+    first, other = (points_of([*narrow, f"seed={seed}"])[0] for seed in (0, 1))
+    known = sides["warm"][-1]["losses"]
+    pairs = [(known[a.id], again[b.id]) for a, b in zip(first, other, strict=True)]
+    noise = max(abs(a - b) for a, b in pairs if a is not None and b is not None)
+    apart = {name: max(differences(sides[name][-1]["losses"], known)) for name in ("cold", "user", "hand")}
+    return report(given, sides, noise, apart)
+
+
+def measure(words: list[str], points: list[Point], book: DataBook, inputs: Path, folder: Path, own: list[int]):
+    """(name, figures) of each side, one after the other."""
+    cache = prepared(folder / "cache", book.corpora)
+    yield "cold", ours(words, folder / "cold", cache)
+    yield "warm", ours(words, folder / "warm", cache)
+    yield "user", by_hand(points, inputs, folder / "user", own, tuned=False)
+    yield "hand", by_hand(points, inputs, folder / "hand", own, tuned=True)
+
+
+def report(given, sides: dict[str, list[dict]], noise: float, apart: dict[str, float]) -> int:
+    last = {name: runs[-1] for name, runs in sides.items()}
+    header = ["side", "wall, s", *PARTS, "first step"]
+    rows = [[name, *(f"{x:.1f}" for x in (r["wall"], *r["split"].values(), r["first_step"]))] for name, r in last.items()]
+    print("\n".join(table(header, rows)))
+    same = max(apart.values()) <= noise
+    print(f"losses differ from warm's by {', '.join(f'{v:.4f} ({k})' for k, v in apart.items())} at most, another seed "
+          f"by {noise:.4f}: {'the same' if same else 'NOT THE SAME'} within seed noise")  # fmt: skip
+    wall = {name: [r["wall"] for r in runs] for name, runs in sides.items()}
+    pairs = {"sweep_cold_vs_user": ("user", "cold"), "sweep_warm_vs_user": ("user", "warm"),
+             "sweep_warm_vs_hand": ("hand", "warm")}  # fmt: skip
+    ratios = {name: [a / b for a, b in zip(wall[slow], wall[fast], strict=True)] for name, (slow, fast) in pairs.items()}
+    figures = {name: [{k: r[k] for k in ("wall", "split", "first_step")} for r in runs] for name, runs in sides.items()}
+    seconds = {"start_up_warm": min(r["first_step"] for r in sides["warm"])}
+    print(f"warm, the first training step is done {seconds['start_up_warm']:.1f} s after the command (target 4)")
+    finish(given, ratios, seconds=seconds, tpp=given.tpp, sides=figures,
+           losses={"noise": noise, "differences": apart, "same": same})  # fmt: skip
+    return int(not same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
