@@ -9,7 +9,7 @@ CANONICAL = (
     "run_id status params params_total params_non_embedding width depth base_width base_depth context tokens tpp "
     "epochs batch_size batch_tokens micro_batch steps lr lr_adjusted weight_decay weight_decay_adjusted "
     "weight_decay_mode tau schedule warmup_tokens optimizer parameterization seed trunk loss train_loss flops "
-    "device_seconds"
+    "flops_spent device_seconds model_flops_per_second utilisation"
 ).split()
 
 # Of tables for analysis=critical_batch; of long tables for analysis=curves; of the loss law's form=data_constrained.
@@ -45,7 +45,8 @@ SETTINGS = (
 SCALE = "params width depth head_dim n_heads n_kv_heads ffn_width vocab".split()
 # Columns that say what came out, or follow from others: no slice needs to hold them.
 OUTCOMES = (
-    "run_id status seed data_seed trunk loss train_loss device_seconds micro_batch flops steps tpp tokens epochs "
+    "run_id status seed data_seed trunk loss train_loss flops_spent device_seconds micro_batch flops steps tpp tokens epochs "
+    "model_flops_per_second utilisation "
     "batch_size batch_tokens params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens "
     "cooldown_tokens steps_to_target target_loss"
 ).split()

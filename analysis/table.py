@@ -18,7 +18,8 @@ from analysis.untrusted import ERRORS, plain, read_parquet
 from analysis.untrusted import load as load_untrusted
 
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a line of a message stays a line
-RESULT = ("loss", "train_loss", "flops", "device_seconds", "micro_batch", "tokens")
+SPEED = ("model_flops_per_second", "utilisation")  # of the result's runtime
+RESULT = ("loss", "train_loss", "flops", "flops_spent", "device_seconds", "micro_batch", "tokens")
 
 
 def read_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -164,7 +165,11 @@ def _read_run(folder: str, name: str) -> tuple[dict | None, list[str]]:
             faults.append(f"run {name}: result.json {fault or 'holds no loss'}")
             row["status"] = row["status"] if row["status"] in CENSORED else "failed"
         else:
+            speed = result["runtime"] if isinstance(result.get("runtime"), dict) else {}
             row |= {key: result[key] for key in RESULT if _is_number(result.get(key))}
+            if isinstance(trunk := result.get("trunk"), str):
+                row["trunk"] = UNSEEN.sub("?", trunk)[:200]
+            row |= {key: speed[key] for key in SPEED if _is_number(speed.get(key))}
     return row, faults
 
 

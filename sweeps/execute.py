@@ -20,6 +20,8 @@ from harness.redact import redact
 from harness.rundir import LostRun, RunDirectory, finished, read_status
 from sweeps.jobs import trunks_dir
 from sweeps.lease import Lease, claim
+from sweeps.peaks import known_peak
+from sweeps.rate import device_name
 
 
 def execute(message: dict, settings: dict, tell: Callable[..., None], should_stop: Callable[[], bool]) -> dict:
@@ -91,6 +93,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         start=str(trunks_dir(settings["runs_dir"]) / start) if start else None,
         root=message.get("root"),
         trunk=message.get("trunk", False),
+        peak_flops=known_peak(settings["cache"], device_name(settings["device"]), point.precision),
         validate_at=tuple(message.get("validate_at", ())),
     )
     said = 0.0

@@ -100,4 +100,5 @@ def table(runs, times=False):
     """The table of `runs`, without times unless asked for."""
     frame = read_runs(runs)
     assert not frame.attrs["damaged"]
-    return frame.drop(columns=[] if times else ["device_seconds"]).sort_values("run_id").reset_index(drop=True)
+    measured = [name for name in ("device_seconds", "model_flops_per_second", "utilisation") if name in frame]
+    return frame.drop(columns=[] if times else measured).sort_values("run_id").reset_index(drop=True)

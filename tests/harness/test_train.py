@@ -3,11 +3,13 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.table import read_runs
 from harness import train as train_module
 from harness.checkpoint import checkpoints, read_checkpoint
 from harness.errors import UserError
@@ -231,3 +233,19 @@ def test_the_entropy_rate_of_the_source_stands_beside_the_loss(cache, tmp_path):
     train_point(p, tmp_path, runtime)
     result = files(tmp_path)[1]
     assert result["entropy_rate"] == pytest.approx(2.0, abs=0.1) and result["loss"] > result["entropy_rate"]
+
+
+def test_a_run_says_how_fast_its_device_was_and_which_share_of_its_peak_that_is(cache, tmp_path):
+    p, runtime = tiny(cache, *RUN)
+    runtime.peak_flops = 1e12
+    assert train_point(p, tmp_path / "whole", runtime) == "done"
+    assert train_point(p, tmp_path / "trunk", replace(runtime, until=40)) == "paused"
+    assert train_point(p, tmp_path / "branch", replace(runtime, start=str(tmp_path / "trunk"))) == "done"
+    assert train_point(replace(p, seed=5), tmp_path / "unknown", replace(runtime, peak_flops=None)) == "done"
+    table = read_runs(tmp_path).assign(folder=["branch", "trunk", "unknown", "whole"]).set_index("folder")
+    trained = {"whole": p.flops, "branch": p.flops / 3, "unknown": p.flops}  # the trunk's 40 of 60 steps are not its own
+    for name, flops in trained.items():
+        row = table.loc[name]
+        assert row.model_flops_per_second * row.device_seconds == pytest.approx(flops, rel=1e-6)
+    assert table.utilisation["whole"] == pytest.approx(table.model_flops_per_second["whole"] / 1e12)
+    assert math.isnan(table.utilisation["unknown"]) and math.isnan(table.model_flops_per_second["trunk"])
