@@ -2,24 +2,33 @@
 
 from collections import defaultdict
 from dataclasses import asdict
+from itertools import islice, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.config import Config, OptimizerConfig
 from harness.hyper import per_step
 from harness.point import Point
-from harness.resolve import DataFacts
-from sweeps.expand import expand
+from harness.resolve import DataFacts, resolve
 from sweeps.prefix import flops_between, prefix_id, share, steps_between
-from tests.points import request_of
 
 FACTS = DataFacts("content", 256, 10**12)
-SHAPE = ["model.width=16", "model.depth=1", "model.context=16", "validation.tokens=512"]
 STEP = 64  # tokens of a step of 4 sequences
 
 
-def points_of(*overrides) -> list[Point]:
-    return expand(request_of(*SHAPE, "batch_size=4", *overrides), FACTS)
+def point_of(steps=40, **changes) -> Point:
+    """One point: `point_of(30, tau=0.2, schedule={"name": "linear", "warmup": 0.1})`."""
+    config = Config(tpp=None, tokens=steps * STEP, batch_size=4, optimizer=OptimizerConfig(weight_decay=0.1))
+    config.model.width, config.model.depth, config.model.context, config.validation.tokens = 16, 1, 16, 512
+    for key, value in changes.items():
+        part = getattr(config, key)
+        if isinstance(value, dict):
+            for name, x in value.items():
+                setattr(part, name, x)
+        else:
+            setattr(config, key, value)
+    return resolve(config, FACTS)
 
 
 def prefixes(point: Point) -> list[tuple]:
@@ -41,30 +50,34 @@ def brute_force(points: list[Point]) -> dict:
     return found
 
 
+lengths = st.sampled_from([{"warmup": 0.2}, {"warmup": 0.1}, {"warmup": 0}, {"warmup": None, "warmup_tokens": 3 * STEP}])
 schedules = st.one_of(
-    st.just(["schedule=linear"]),
-    st.just(["schedule=cosine"]),
-    st.just(["schedule=constant"]),
-    st.builds(lambda shape, length: ["schedule=wsd", f"schedule.cooldown_shape={shape}", f"schedule.cooldown={length}"],
+    st.sampled_from([{"name": "linear"}, {"name": "cosine"}, {"name": "constant"}]),
+    st.builds(lambda shape, length: {"name": "wsd", "cooldown_shape": shape, "cooldown": length},
               st.sampled_from(["linear", "1-sqrt"]), st.sampled_from([0.2, 0.5])),
 )  # fmt: skip
-warmups = st.sampled_from(["schedule.warmup=0.2", "schedule.warmup=0.1", f"schedule.warmup_tokens={3 * STEP}",
-                           "schedule.warmup=0"])  # fmt: skip
-decays = st.sampled_from(["optimizer.weight_decay=0.1", "optimizer.weight_decay=0", "optimizer.weight_decay=0.1,0.2",
-                          "tau=0.2", "tau=0.1,0.4"])  # fmt: skip
-groups = st.builds(
-    lambda schedule, warmup, decay, mode, steps, rates, seeds: points_of(
-        *schedule, warmup, decay, f"optimizer.weight_decay_mode={mode}", f"seed={','.join(map(str, seeds))}",
-        f"tokens={','.join(str(STEP * n) for n in steps)}", f"optimizer.lr={','.join(map(str, rates))}"),
-    schedules, warmups, decays, st.sampled_from(["coupled", "independent"]),
-    st.lists(st.integers(5, 40), min_size=1, max_size=3, unique=True),
-    st.lists(st.sampled_from([0.01, 0.02]), min_size=1, max_size=2, unique=True),
-    st.lists(st.integers(0, 1), min_size=1, max_size=2, unique=True),
-)  # fmt: skip
-sweeps = st.lists(groups, min_size=1, max_size=4).map(lambda lists: list({p.id: p for ps in lists for p in ps}.values()))
+decays = st.sampled_from([{"weight_decay": 0.1}, {"weight_decay": 0.2}, {"weight_decay": 0}, {"tau": 0.2}, {"tau": 0.4}])
 
 
-@settings(max_examples=25, deadline=None)
+def _points(*axes) -> list[Point]:
+    found = {}
+    for steps, schedule, warmup, decay, mode, lr, seed in islice(product(*axes), 24):
+        optimizer = {"lr": lr, "weight_decay_mode": mode, "weight_decay": decay.get("weight_decay")}
+        point = point_of(steps, schedule={**schedule, **warmup}, optimizer=optimizer, tau=decay.get("tau"), seed=seed)
+        found[point.id] = point
+    return list(found.values())
+
+
+def some(values, most: int):
+    return st.lists(values, min_size=1, max_size=most)
+
+
+sweeps = st.builds(_points, some(st.integers(5, 40), 3), some(schedules, 2), some(lengths, 2), some(decays, 2),
+                   some(st.sampled_from(["coupled", "independent"]), 2), some(st.sampled_from([0.01, 0.02]), 2),
+                   some(st.integers(0, 1), 2))  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
 @given(sweeps)
 def test_saves_what_a_count_of_distinct_prefixes_says(points):
     forest, distinct = share(points), brute_force(points)
