@@ -117,8 +117,8 @@ def _launch(request: Request, flags: dict, name: str | None) -> tuple[Planned, S
 
 
 def _summary_line(summary: Summary) -> str:
-    parts = [f"{n} {name}" for name, n in (("done", summary.done), ("diverged", summary.diverged),
-                                           ("failed", summary.failed), ("left", summary.left)) if n]  # fmt: skip
+    parts = [f"{getattr(summary, name)} {name}" for name in ("done", "diverged", "pruned", "failed", "left")
+             if getattr(summary, name)]  # fmt: skip
     lines = [f"{', '.join(parts) or 'nothing to do'} in {summary.seconds:.0f} s"]
     alike = {}  # points of one dead allocation failed of one thing
     for run, why in summary.failures.items():

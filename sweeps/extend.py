@@ -147,7 +147,8 @@ def cuts(members: list[Member], keys: list[str]) -> list[Cut]:
 
 
 def beyond(cut: Cut, losses: list[float | None]) -> list[float]:
-    """The values to add to `cut`, given the loss of each member (infinite where it diverged, None while unknown)."""
+    """The values to add to `cut`, given the loss of each member (infinite where it diverged or was pruned, None while
+    unknown)."""
     if any(loss is None for loss in losses):
         return []
     values = cut.values
@@ -197,7 +198,7 @@ def _one_per_seed(cut: Cut) -> list[Member]:
 def _loss(runs_dir: Path, member: Member) -> float | None:
     run_dir = Path(runs_dir) / member.point.id
     status = finished(run_dir)
-    if status == "diverged":
+    if status in ("diverged", "pruned"):  # either way others of the cut are better
         return math.inf
     return (read_json(run_dir / "result.json") or {}).get("loss") if status == "done" else None
 
@@ -205,7 +206,7 @@ def _loss(runs_dir: Path, member: Member) -> float | None:
 def _plan(planned, added: list[Member], cache: Path, notes: tuple[str, ...]) -> Plan:
     config, old = planned.request.config, planned.plan
     plan = make_plan([m.point for m in added], old.runs_dir, config.launcher, cache, old.device, config.micro_batch,
-                     old.name, rates=old.rates or None, probe=False)  # fmt: skip
+                     old.name, rates=old.rates or None, probe=False, share=config.sweep.share)  # fmt: skip
     return replace(plan, notes=notes)
 
 

@@ -26,6 +26,8 @@ from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
 from sweeps.extend import damaged, extended_members, extension, target_keys
 from sweeps.follow import follow
+from sweeps.halving import Halving, chained
+from sweeps.halving import check as check_halving
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
@@ -47,6 +49,7 @@ class Planned:
     book: DataBook
     out: Path
     name: str
+    halving: Halving | None = None
 
 
 def prepare_plan(
@@ -85,8 +88,18 @@ def prepare_plan(
             report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
         members = extended_members(request, members, out / EXTENSION, book)
     plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
-                     config.micro_batch, name, probe=probe)  # fmt: skip
-    return Planned(request, members, plan, book, out, name)
+                     config.micro_batch, name, probe=probe, **_halved(config))  # fmt: skip
+    planned = Planned(request, members, plan, book, out, name)
+    if config.sweep.strategy == "halving":
+        planned.halving = Halving(planned, cache)
+        planned.plan = planned.halving.begin()
+    return planned
+
+
+def _halved(config: Config) -> dict:
+    """Where points pause for a decision, each trains alone: trunks would pass the rungs."""
+    halving = config.sweep.strategy == "halving"
+    return {"keep_pruned": halving, "share": config.sweep.share and not halving}
 
 
 def _check_settings(config: Config) -> None:
@@ -105,6 +118,7 @@ def _check_settings(config: Config) -> None:
         if value not in names:
             raise UserError(f"{key}={value} is not one of {', '.join(names)}.")
     target_keys(config.sweep.extend_target)
+    check_halving(config)
 
 
 def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False, detach: bool = False) -> Summary:
@@ -117,6 +131,8 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
         more = None
         if config.sweep.extend:
             more = extension(planned, settings.cache)
+        if planned.halving:
+            more = chained(planned.halving, more)
         return engine(config.launcher.name).run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
         raise _unwritable(planned, e) from None
