@@ -45,8 +45,8 @@ SETTINGS = (
 SCALE = "params width depth head_dim n_heads n_kv_heads ffn_width vocab".split()
 # Columns that say what came out, or follow from others: no slice needs to hold them.
 OUTCOMES = (
-    "run_id status seed data_seed trunk loss train_loss flops_spent device_seconds micro_batch flops steps tpp tokens epochs "
-    "model_flops_per_second utilisation "
+    "run_id status seed data_seed trunk loss train_loss flops_spent device_seconds micro_batch flops steps tpp tokens "
+    "epochs model_flops_per_second utilisation "
     "batch_size batch_tokens params_total params_non_embedding lr_adjusted weight_decay_adjusted warmup_tokens "
     "cooldown_tokens steps_to_target target_loss"
 ).split()

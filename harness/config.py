@@ -71,6 +71,7 @@ class ScheduleConfig:
     cooldown_tokens: float | None = None
     cooldown_shape: str | None = None  # wsd only: linear | 1-sqrt
     final_ratio: float = 0.0
+    batch_ramp: list[Any] | None = None  # [[until_tokens, batch_size], ...] before the nominal batch (harness/ramp.py)
 
 
 @dataclass
@@ -117,6 +118,7 @@ class SweepConfig:
     rungs: list[float] = field(default_factory=lambda: [0.25, 0.5])  # halving: shares of the run at which it is decided
     risk: float = 0.05  # halving: chance, for each slice, that what would have been its best point is stopped
     keep: int = 5  # halving: values of each slice that are trained to the end at least
+    share: bool = True  # train beginnings that several points have in common once
     extend: bool = False  # extend the grid where an optimum sits at its edge
     extend_target: str | None = None  # the axis that is extended or refined: lr, tau, weight_decay, batch_size
     extend_rounds: int = 3
@@ -191,6 +193,7 @@ class Config:
     checkpoint_seconds: float = 30.0
     curve_points: int = 200  # rows kept in curve.parquet, evenly over the run
     keep_weights: bool = False  # leave weights.safetensors in each run directory
+    reuse: list[str] | None = None  # runs directories whose finished points are taken; null: those beside a default `out`
     out: str | None = None  # default out/NAME
     runs: str | None = None  # default OUT/runs
     cache: str | None = None  # tokenized data, compiled code, measured rates; default ~/.cache/hyperlaw

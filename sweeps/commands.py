@@ -17,6 +17,7 @@ from sweeps.launch import Planned, follow_plan, make_folders, prepare_plan, run_
 from sweeps.records import queued
 from sweeps.status import read_state, render_status
 from sweeps.status import status as read
+from sweeps.trunks import trunk_report
 
 
 def train(words: list[str], flags: dict) -> int:
@@ -89,12 +90,13 @@ def status(words: list[str], flags: dict) -> int:
     """What happened to the points of a sweep, with --wait once nothing of it trains or is queued."""
     config_dir = flags.get("--config-dir")
     request = compose(_named("sweep", words, config_dir), "status", config_dir)
-    planned = prepare_plan(request, dry_run=True, probe=False)
+    planned = prepare_plan(request, dry_run=True, probe=False, take_over=False)
     plan, states = planned.plan, planned.plan.states
     if flags.get("--wait"):
         states = follow_plan(planned, lambda line: print(line, file=sys.stderr))
     waiting = queued(planned.out)
-    report = read(plan.points, plan.runs_dir, plan.rates, plan.workers, states=states, queued=waiting)
+    report = read(plan.points, plan.runs_dir, plan.rates, plan.workers, states=states, queued=waiting,
+                  trunks=trunk_report(plan.jobs(), plan.runs_dir, planned.request.config.launcher.lease_seconds))
     print(json.dumps(report) if flags.get("--json") else redact(render_status(report)))
     return int(bool(flags.get("--wait")) and any(state.left for state in states.values()))
 

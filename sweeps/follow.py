@@ -12,6 +12,7 @@ from sweeps.records import look
 from sweeps.squeue import here
 from sweeps.status import FAILED, RunState, read_states
 from sweeps.text import count_noun, duration
+from sweeps.trunks import live
 
 LOOK_SECONDS = 2.0, 30.0  # between two looks: at the start, after a while
 AGING = 20.0
@@ -36,7 +37,7 @@ def follow(points: Iterable[Point], runs_dir: Path, out: Path, lease_seconds: fl
     patience = max(UNSEEN_LEASES * lease_seconds, UNSEEN_SECONDS)
     while True:
         states = read_states(points, runs_dir, lease_seconds, cache)
-        running = sum(1 for s in states.values() if s.status == "running")
+        running = sum(1 for s in states.values() if s.status == "running") + live(runs_dir, lease_seconds)
         queue, unseen = waiting(out, states)
         # Between the end of one allocation and the start of the next a point may be seen in neither place.
         quiet = 0 if running or queue else quiet + 1

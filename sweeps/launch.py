@@ -31,6 +31,7 @@ from sweeps.halving import check as check_halving
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
+from sweeps.reuse import reusable, sources, taken
 from sweeps.status import RunState
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -59,9 +60,11 @@ def prepare_plan(
     report: Callable[[str], None] = print,
     probe: bool = True,
     only_one: bool = False,
+    take_over: bool = True,
 ) -> Planned:
     """Points, statuses and price of `request`. Prepares its data, unless `dry_run`: then data that is not prepared is
-    planned for with provisional ids. Raises UserError for whatever cannot be, before anything is written."""
+    planned for with provisional ids. `take_over`: points that another sweep has trained are taken from it (reuse.py).
+    Raises UserError for whatever cannot be, before anything is written."""
     config = request.config
     if config.device not in DEVICES:
         raise UserError(f"device={config.device} is not one of {', '.join(DEVICES)}.")
@@ -87,8 +90,12 @@ def prepare_plan(
         if damaged(out / EXTENSION):
             report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
         members = extended_members(request, members, out / EXTENSION, book)
-    plan = make_plan([m.point for m in members], runs_dir(config, name), config.launcher, cache, config.device,
-                     config.micro_batch, name, probe=probe, **_halved(config))  # fmt: skip
+    points, runs = [m.point for m in members], runs_dir(config, name)
+    reused = reusable(points, runs, sources(config, name, runs)) if take_over else {}
+    if not dry_run:
+        reused = taken(points, runs, reused, config.launcher.lease_seconds)
+    plan = make_plan(points, runs, config.launcher, cache, config.device, config.micro_batch, name, probe=probe,
+                     reused=reused, **_halved(config))  # fmt: skip
     planned = Planned(request, members, plan, book, out, name)
     if config.sweep.strategy == "halving":
         planned.halving = Halving(planned, cache)

@@ -85,6 +85,7 @@ class Plan:
     forest: Forest = EMPTY  # trunks of the points that are left
     roots: Mapping[str, str] = field(default_factory=dict)  # point id -> first trunk on its way, of all points
     micro_batch: int | None = None
+    reused: Mapping[str, Path] = field(default_factory=dict)  # run id -> run of another sweep that is taken
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
     until: Mapping[str, int] = field(default_factory=dict)  # point id -> step at which it pauses for now (halving.py)
     pruned: tuple[str, ...] = ()  # points that were stopped before this plan was made
@@ -147,6 +148,7 @@ class Plan:
             "counts": dict(self.counts),
             "left": len(self.left),
             "flops": self.flops,
+            "reused": {run_id: str(folder) for run_id, folder in self.reused.items()},
             "trunks": len(self.trunks_left),
             "flops_saved": self.flops_saved,
             "hours": self.seconds / 3600,
@@ -165,6 +167,8 @@ class Plan:
         said = ", ".join(f"{counts[s]} {s}" for s in counts)
         lines = [f"{self.name or 'sweep'}: {count_noun(len(self.points), 'point')} ({said}), {len(self.left)} to train"]
         lines.append(f"runs in {self.runs_dir}")
+        for folder, count in Counter(path.parent for path in self.reused.values()).items():
+            lines.append(f"{count_noun(count, 'point')} taken from {folder}")
         retried = sum(counts[s] for s in FAILED)
         if retried:
             lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} times each")
@@ -216,17 +220,21 @@ def make_plan(
     probe: bool = True,
     keep_pruned: bool = False,
     share: bool = True,
+    reused: Mapping[str, Path] | None = None,
 ) -> Plan:
     """Price what is left of `points`, reading only their statuses and the rates measured on this device.
 
     `rates`: precision -> Rates, instead of measuring. `probe`: where no run here has told a rate, measure for some
     seconds. `keep_pruned`: points that halving stopped stay stopped, else they are trained to their end. `share`: train
-    beginnings that several points have in common once. Raises UserError for a launcher setting that cannot be.
+    beginnings that several points have in common once. `reused`: run id -> run of another sweep, of points that need no
+    training for it. Raises UserError for a launcher setting that cannot be.
     """
     check_launcher(launcher)
     states = read_states(points, runs_dir, launcher.lease_seconds, cache)
     if not keep_pruned:
         states = {i: replace(state, reopened=state.status == "pruned") for i, state in states.items()}
+    reused = reused or {}
+    states |= {i: replace(states[i], status="done") for i in reused if states[i].left}
     known = device != "auto" or trains_here(launcher)
     kind = device_kind(device) if known else "cuda" if launcher.gpus else "cpu"
     by_key: dict[str, list[Point]] = defaultdict(list)
@@ -249,7 +257,7 @@ def make_plan(
     groups = tuple(_group(key, members, stretches[key], rates[members[0].precision], launcher.compile, workers,
                           key in shapes, kind) for key, members in by_key.items())  # fmt: skip
     return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts, forest,
-                roots, micro_batch)  # fmt: skip
+                roots, micro_batch, reused)  # fmt: skip
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:

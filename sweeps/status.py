@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,12 +104,13 @@ def status(
     lease_seconds: float = LEASE_SECONDS,
     states: Mapping[str, RunState] | None = None,
     queued: Mapping[str, str] | None = None,
+    trunks: Sequence[dict] = (),
 ) -> dict:
     """One JSON object: counts by status, share done, ETA, what runs, what waits where, what failed and why.
 
     `rates`: precision -> sweeps.rate.Rates, for the ETA (seconds; None without rates or when nothing is running).
     `states`: as just read (default: read now). `queued`: run id -> where it waits, for points in an engine's queue;
-    those that run or are finished by now are left out.
+    those that run or are finished by now are left out. `trunks`: as of sweeps.trunks.trunk_report.
     """
     states = read_states(points, runs_dir, lease_seconds) if states is None else states
     counts = Counter(state.status for state in states.values())
@@ -125,6 +126,7 @@ def status(
                    if run_id in states and states[run_id].left and states[run_id].status != "running"},
         "progress": behind / total if total else 1.0,
         "eta_seconds": _eta(states.values(), by_id, rates, max(len(running), 1)) if running else None,
+        "trunks": list(trunks),
         "running": [{"run_id": s.run_id, "step": s.step, "steps": s.steps} for s in running],
         "damaged": [{"run_id": s.run_id, "why": s.why} for s in states.values() if s.status == "damaged"],
         "failed": [{"run_id": s.run_id, "status": s.status, "reason": s.reason, "why": s.why}
@@ -144,12 +146,17 @@ def render_status(report: dict) -> str:
     lines = [f"{count_noun(report['points'], 'point')} in {report['runs']}: {said}"]
     eta = report["eta_seconds"]
     lines.append(f"{report['progress']:.0%} of the FLOPs done" + (f", about {duration(eta)} left" if eta else ""))
+    if waiting := sum(len(trunk["waiting"]) for trunk in report["trunks"]):
+        lines.append(f"{count_noun(waiting, 'point')} {'waits' if waiting == 1 else 'wait'} for a trunk, a beginning "
+                     "that is trained once for several")  # fmt: skip
     if counts.get("interrupted"):
         lines.append("interrupted: began, and nobody trains them now; the same sweep command goes on with them")
     rows = []
     running = [{**r, "why": f"step {r['step']}/{r['steps']}"} for r in report["running"]]
-    waiting = [{"run_id": run_id, "why": where} for run_id, where in report["queued"].items()]
-    for name, entries in (("running", running), ("queued", waiting), ("damaged", report["damaged"]),
+    queue = [{"run_id": run_id, "why": where} for run_id, where in report["queued"].items()]
+    begun = [{"run_id": t["trunk"], "why": f"{t['status']}: trunk of {count_noun(t['points'], 'point')}, step "
+              f"{t['step']}/{t['steps']}"} for t in report["trunks"] if t["status"] != "pending"]  # fmt: skip
+    for name, entries in (("trunks", begun), ("running", running), ("queued", queue), ("damaged", report["damaged"]),
                           ("failed", report["failed"]), ("diverged", report["diverged"]),
                           ("pruned", report["pruned"])):  # fmt: skip
         rows += [[entry["run_id"], entry["why"]] for entry in entries[:SHOWN]]

@@ -77,6 +77,15 @@ def _state(job: Job, runs_dir: Path, lease_seconds: float, now: float | None) ->
     return RunState(job.id, status, step, job.last, attempt, reason)
 
 
+def trunk_report(jobs: Iterable[Job], runs_dir: Path, lease_seconds: float) -> list[dict]:
+    """For `status`, of each trunk among the jobs: how far it is, how many points go through it, which wait for it alone."""
+    jobs = list(jobs)
+    states = job_states([job for job in jobs if job.trunk], runs_dir, lease_seconds)
+    return [{"trunk": job.id, "status": states[job.id].status, "step": states[job.id].step, "steps": job.last,
+             "points": job.branches, "waiting": [b.id for b in jobs if job.id in b.needs and not b.trunk]}
+            for job in jobs if job.trunk]  # fmt: skip
+
+
 def live(runs_dir: Path, lease_seconds: float) -> int:
     """How many trunks are in training."""
     names = _names(runs_dir)

@@ -1,0 +1,78 @@
+"""Points that another sweep has trained: taken from its runs directory instead of trained again.
+
+A run is taken when it has ended, its files are as they were then, and it is the same point: equal id. What is copied is
+what its end sealed, and its status; nothing is linked, so that either folder may be deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.config import Config
+from harness.places import out_dir
+from harness.point import Point
+from harness.rundir import LostRun, RunDirectory, finished, read_status
+from harness.untrusted import read_bytes
+from sweeps.lease import claim
+
+
+def sources(config: Config, name: str, runs_dir: Path) -> list[Path]:
+    """Runs directories to look in: those of `reuse`, else, where all is where it is by default, `out/*/runs`."""
+    if config.reuse is not None:
+        found = [Path(os.path.expanduser(folder)).absolute() for folder in config.reuse]
+    elif config.out is None and config.runs is None:
+        found = sorted(out_dir(config, name).parent.glob("*/runs"))
+    else:
+        found = []
+    return [folder for folder in found if folder != runs_dir and folder.is_dir()]
+
+
+def reusable(points: Iterable[Point], runs_dir: Path, folders: Iterable[Path]) -> dict[str, Path]:
+    """Run id -> run directory of those `points` that have ended in one of `folders`, and not in `runs_dir`."""
+    points, found = list(points), {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            there = set(os.listdir(folder))
+            for point in points:
+                wanted = point.id in there and point.id not in found and finished(runs_dir / point.id) is None
+                if wanted and _ended(folder / point.id):
+                    found[point.id] = folder / point.id
+    return found
+
+
+def taken(points: Iterable[Point], runs_dir: Path, found: dict[str, Path], lease_seconds: float) -> dict[str, Path]:
+    """Those of `found` that could be copied into `runs_dir`; the others are trained."""
+    copied = {}
+    for point in points:
+        with contextlib.suppress(OSError):
+            if point.id in found and _take(point, found[point.id], runs_dir, lease_seconds):
+                copied[point.id] = found[point.id]
+    return copied
+
+
+def _ended(run_dir: Path) -> bool:
+    """Sealed, so that it is known to be whole; a pruned run is the other sweep's verdict."""
+    return finished(run_dir) in ("done", "diverged") and bool(read_status(run_dir).get("sealed"))
+
+
+def _take(point: Point, source: Path, runs_dir: Path, lease_seconds: float) -> bool:
+    """Copy the run of `point` in `source` into `runs_dir`, unless another attempt has it. Raises OSError."""
+    run_dir = runs_dir / point.id
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lease = claim(run_dir, lease_seconds)
+    if lease is None:
+        return False
+    try:
+        said = read_status(source)
+        run = RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch)
+        run.begin()
+        for name in [*said["sealed"], "status.json"]:  # the status last: only then it has ended
+            run.write(name, read_bytes(source / name))
+        return finished(run_dir) is not None
+    except (LostRun, ValueError):
+        return False
+    finally:
+        lease.release()
