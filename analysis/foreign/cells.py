@@ -52,9 +52,10 @@ def _number(cell: Any) -> float:
     if isinstance(cell, bool) or not isinstance(cell, str):
         return np.nan
     match = NUMBER.fullmatch(cell.strip())
-    if not match or not re.search(r"\d", match[1]):
+    try:
+        return float(match[1].replace(",", "").replace("_", "")) * SIZES.get(match[2].lower(), 1.0) if match else np.nan
+    except ValueError:  # no digit before the e, or none at all
         return np.nan
-    return float(match[1].replace(",", "").replace("_", "")) * SIZES.get(match[2].lower(), 1.0)
 
 
 def holds_dicts(column: pd.Series) -> bool:
