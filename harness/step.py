@@ -1,20 +1,22 @@
 """The training step as a pure function of (weights, optimizer state, hyper-parameters as tensors, batch).
 
 Forward, backward, clipping and update are one graph, compiled once per shape: a new learning rate, weight decay,
-schedule, parameterization, seed or point reuses it (DESIGN, decision 7). Weights and moments are one vector each
-(harness/flat.py).
+schedule, parameterization, seed or point reuses it (DESIGN, decision 7): on a CPU as a library on disk (harness/aot.py),
+on a GPU by torch.compile and as a CUDA graph. Weights and moments are one vector each (harness/flat.py).
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
+from harness.aot import load
+from harness.cuda_graph import GraphedStep
 from harness.flat import Layout, Tensors, group_index, layout
 from harness.optimizer import adamw_flat_
 from harness.point import Point
@@ -39,6 +41,7 @@ def initial_weights(point: Point, device: str) -> dict[str, Tensor]:
 
 
 _USED: set = set()  # what this process has stepped (and so compiled) before
+_FUNCTIONS: dict = {}  # compiled functions of this process
 
 
 class Step:
@@ -55,6 +58,7 @@ class Step:
         self.model, self.layout = skeleton(shape, device), layout(shape)
         self.group = self.layout.groups(group_index(shape, p)).to(device)
         self.scales = multipliers(scales(shape, p)).to(device)
+        self._functions: dict = {}
         self.used = (shape, precision, device, compiled) in _USED
         _USED.add((shape, precision, device, compiled))
 
@@ -78,19 +82,28 @@ class Step:
         self.used = True
         state = weights.flat, m.flat, v.flat
         if micro_batch >= tokens.shape[0]:
-            return self._function(_whole_step, tokens)(*state, self.group, row, fixed, self.scales, tokens)
-        gradient = torch.zeros_like(weights.flat)
-        loss = torch.zeros((), device=self.device)
+            return self._call(_whole_step, *state, self.group, row, fixed, self.scales, tokens)
+        gradient, loss = torch.zeros_like(weights.flat), torch.zeros(2, device=self.device)
         for part in tokens.split(micro_batch):
             share = torch.tensor(part.shape[0] / tokens.shape[0], device=self.device)
-            self._function(_accumulate, part)(gradient, loss, share, weights.flat, self.scales, part)
-        norm = self._function(_update, gradient)(*state, gradient, self.group, row, fixed)
-        return torch.stack([loss, norm])
+            loss = self._call(_accumulate, gradient, loss, share, weights.flat, self.scales, part)
+        return self._call(_update, *state, gradient, loss, self.group, row, fixed)
 
-    def _function(self, function: Callable, shaped: Tensor) -> Callable:
-        """`function` for this shape and precision, compiled for one shape of its batch."""
-        how = self.model, self.layout, self.device, self.precision
-        return _compiled(function, *how, shaped.shape, torch.get_num_threads()) if self.compiled else partial(function, *how)
+    def _call(self, function: Callable, *tensors: Tensor) -> Tensor:
+        """`function` of this shape and precision, compiled for the shape of the last tensor."""
+        key = function, self.shape, self.precision, self.device, self.compiled, tensors[-1].shape, torch.get_num_threads()
+        if key not in self._functions:
+            self._functions[key] = _FUNCTIONS.get(key) or self._made(function, tensors)
+            if not isinstance(self._functions[key], GraphedStep):  # that holds this point's tensors
+                _FUNCTIONS[key] = self._functions[key]
+        return self._functions[key](*tensors)
+
+    def _made(self, function: Callable, tensors: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        made = partial(function, self.model, self.layout, self.device, self.precision)
+        if self.compiled and self.device == "cpu":
+            return load(made, f"{function.__name__} {self.shape} {self.precision}", tensors)
+        made = _compiled(function, *made.args) if self.compiled else made
+        return GraphedStep(made) if self.device == "cuda" and function is _whole_step else made
 
     @torch.no_grad()
     def evaluate(self, weights, tokens: Tensor, chunk: int) -> float:
@@ -127,25 +140,24 @@ def _whole_step(model, layout, device, precision, w, m, v, group, row, fixed, sc
 
 
 def _accumulate(model, layout, device, precision, gradient, loss, share, w, scales, tokens):
-    """Adds the share of a part of the batch to gradient and loss, in place."""
+    """Adds the share of a part of the batch to the gradient, in place. Returns (loss so far, 0)."""
     part, part_loss = _gradient(model, layout, device, precision, w, scales, tokens)
     gradient.add_(share * part)
-    loss.add_(share * part_loss)
+    return loss + torch.stack([share * part_loss, torch.zeros_like(part_loss)])
 
 
-def _update(model, layout, device, precision, w, m, v, gradient, group, row, fixed):
-    return adamw_flat_(w, gradient, m, v, group, row, fixed)
+def _update(model, layout, device, precision, w, m, v, gradient, loss, group, row, fixed):
+    return loss + torch.stack([torch.zeros_like(loss[0]), adamw_flat_(w, gradient, m, v, group, row, fixed)])
 
 
-@cache
-def _compiled(function, model, layout, device, precision, shape, threads):
-    """`function(model, layout, device, precision, ...)` compiled for tensors of this shape and so many threads."""
+def _compiled(function, model, layout, device, precision):
+    """`function(model, layout, device, precision, ...)` compiled for tensors of one shape."""
 
     def step(*tensors):
         return function(model, layout, device, precision, *tensors)
 
     # The compiler keeps its graphs by code object: with one of its own there is one graph and nothing to look up, so that
-    # no guard needs checking before each step (5 % of a small one). What guards would look at is this function's key.
+    # no guard needs checking before each step (5 % of a small one).
     own = types.FunctionType(step.__code__.replace(), globals(), function.__name__, None, step.__closure__)
     keep_compiled_code()
     options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
