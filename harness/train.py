@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from harness.tracking import tracker
 
 STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # most steps between two looks at the log, fewer for large batches
 STRETCH_SECONDS = 1.0  # and a stretch of slow steps ends early
-EVALUATE_TOKENS = 2**13  # tokens of a validation forward pass
+EVALUATE_TOKENS = 2**12  # tokens of a validation forward pass; twice as many leave a core's cache
 STATUS_SECONDS = 5.0
 PASSES = 1e6  # how often a stream may go through its corpus; what a point may ask was checked when it was resolved
 
@@ -86,7 +87,7 @@ def train_point(
     run.begin()
     if runtime.devices > 1:
         return supervise(run, runtime, on_progress or _ignore, should_stop or _never)
-    micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
+    micro_batch = min(runtime.micro_batch or point.largest_batch, point.largest_batch)
     while True:
         news = train_rank(run, runtime, micro_batch, Alone(), on_progress, should_stop)
         if news["event"] == "end":
@@ -129,6 +130,9 @@ class _Training:
         self.state, self.group, self.runtime, self.point = state, state.group, state.runtime, state.point
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pace: float | None = None  # seconds of a step, in the last stretch
+        self.size: int | None = None  # sequences of the last step
+        sizes, ends = [size for _, size in self.point.stretches], accumulate(steps for steps, _ in self.point.stretches)
+        self.ends = list(zip(sizes, ends, strict=True))  # (sequences, step after which the batch is another)
 
     def train(self) -> str:
         point, state = self.point, self.state
@@ -137,7 +141,6 @@ class _Training:
         hyper = Hyper.of(point, self.runtime.device)
         validate_at = sorted({*point.validation_steps, *self.runtime.validate_at})
         last = min(self.runtime.until or point.steps, point.steps)
-        stretch = max(1, min(STRETCH_STEPS, STRETCH_TOKENS // point.batch_tokens))
         self._saved = self._told = self._said = state.start_clock()
         with tracker(self.runtime.tracking if self.group.leads else {}, point, state.run.path) as track:
             if state.step and (diverged := endings.diverged_at(state, 0)):  # on the way of its trunk
@@ -147,7 +150,7 @@ class _Training:
                 if limit and self.group.agree(state.seconds >= limit)[0]:
                     return endings.out_of_time(state, limit)
                 pending = [s for s in validate_at if s > state.step]
-                end = self._agreed(min([state.step + stretch, last, *pending[:1]]))
+                end = self._agreed(min([self._stretch_end(), last, *pending[:1]]))
                 start, begun = state.step, time.perf_counter()
                 stopped = end == start or self._stretch(hyper, self._tokens(stream, end))
                 if self.group.world > 1:
@@ -166,6 +169,12 @@ class _Training:
             self._validate(held_out)
             return self._finish(track)
 
+    def _stretch_end(self) -> int:
+        """Where the stretch from here ends at the latest: its batches are of one size."""
+        size, end = next((size, end) for size, end in self.ends if end > self.state.step)
+        steps = STRETCH_TOKENS // (size * self.point.shape.context)
+        return min(self.state.step + max(1, min(STRETCH_STEPS, steps)), end)
+
     def _agreed(self, end: int) -> int:
         """Where the stretch that could go to `end` ends: alone, there; in a group where rank 0 says, which has an eye on
         the clock and on being asked to stop: then at once."""
@@ -177,14 +186,16 @@ class _Training:
 
     def _tokens(self, stream: Stream, end: int) -> torch.Tensor:
         """This process's share of the batches up to step `end`: (steps, B / world, T+1)."""
-        start, batch, world = self.state.step, self.point.batch_size, self.group.world
+        first, after = (self.point.sequences_at(step) for step in (self.state.step, end))
+        steps, world = end - self.state.step, self.group.world
+        batch = (after - first) // steps
         if world == 1:
-            tokens = stream.batch(start * batch, (end - start) * batch)
+            tokens = stream.batch(first, after - first)
         else:
             share = batch // world
-            first = [i * batch + self.group.rank * share for i in range(start, end)]
-            tokens = np.concatenate([stream.batch(i, share) for i in first])
-        return torch.from_numpy(tokens).to(self.runtime.device).view(end - start, batch // world, -1)
+            starts = range(first + self.group.rank * share, after, batch)
+            tokens = np.concatenate([stream.batch(i, share) for i in starts])
+        return torch.from_numpy(tokens).to(self.runtime.device).view(steps, batch // world, -1)
 
     def _stretch(self, hyper: Hyper, batches: torch.Tensor) -> bool:
         """Train on batches (steps, B, T+1), or as many as a second allows. True where it was asked to stop."""
@@ -196,7 +207,8 @@ class _Training:
                     return True
                 if time.perf_counter() - begun > STRETCH_SECONDS:
                     return False
-            first = not step.used
+            grown, self.size = self.size not in (None, len(tokens)), len(tokens)
+            first = not step.used or grown and step.compiled
             row = hyper.per_step[state.step]
             state.log[state.step] = step(w, m, v, row, hyper.fixed, tokens, state.micro_batch)
             state.step += 1
@@ -213,7 +225,7 @@ class _Training:
             self._told = now
             loss = float(state.log[state.step - 1, 0])
             self.on_progress(state.step, self.point.steps, loss)
-            track.log(state.step, {"train_loss": loss, "tokens": state.step * self.point.batch_tokens})
+            track.log(state.step, {"train_loss": loss, "tokens": self.point.tokens_at(state.step)})
         (due,) = self.group.agree(now - self._saved > self.runtime.checkpoint_seconds)
         if due and state.step < self.point.steps:
             state.checkpoint()
