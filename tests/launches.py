@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from analysis.table import read_runs
 from sweeps.jobs import Settings
 from sweeps.local import run
 from sweeps.plan import make_plan
+
+from .support import wait_for
 
 SCRIPT = Path(__file__).parent / "sweeps" / "launch_script.py"
 # What may differ: how long it took, and how many attempts it took.
@@ -63,12 +64,7 @@ class Background:
                 found.append(int(stat.parent.name))
         return found
 
-    @staticmethod
-    def wait_for(condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.02)
+    wait_for = staticmethod(wait_for)
 
     def end(self):
         """Kill what still runs."""

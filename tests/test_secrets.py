@@ -15,6 +15,7 @@ from harness.errors import UserError
 from harness.redact import redact, redact_all
 
 from .secrecy import NETRC, SECRETS, TOKEN_FILE, environment, found_in
+from .support import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -79,10 +80,8 @@ def test_wandb_offline_and_the_run_directories_hold_no_secret(tmp_path):
     subprocess.run([*git, "remote", "add", "origin", f"https://me:{SECRETS['LAB_PASSWORD']}@localhost/x"], check=True)
     out = hyperlaw(tmp_path, "train", *TINY, "tracking=wandb", "out=out")
     assert out.returncode == 0, out.stderr
-    end = time.monotonic() + 120  # the tracker's process outlives the command by seconds
-    while not (files := [f for f in (tmp_path / "out").rglob("*.wandb") if NO_MORE in f.read_bytes()]):
-        assert time.monotonic() < end, "no finished wandb run"
-        time.sleep(0.2)
+    # The tracker's process outlives the command by seconds.
+    files = wait_for(lambda: [f for f in (tmp_path / "out").rglob("*.wandb") if NO_MORE in f.read_bytes()], 120, every=0.2)
     assert found_in(tmp_path / "out", tmp_path / "cache") == []
     run = b"".join(f.read_bytes() for f in files[0].parent.rglob("*") if f.is_file())
     assert b"harness.tracking" not in run and b"localhost/x" not in run  # nor the command line, nor git's remote

@@ -11,24 +11,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+
+from .. import support
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 BED = "HYPERLAW_TEST_BED"  # in the environment of a Ray bed's processes: its folder
 PORTS_USED = (0, 1, 11, 12)  # of a block of 20: slurm.sh
+wait_for = partial(support.wait_for, every=0.1)  # each look may be a command of Slurm's or Ray's
 
 
 class Unavailable(Exception):
     """This machine cannot have the bed: no root, no packages."""
-
-
-def wait_for(condition, seconds=60.0, every=0.1):
-    """What `condition` returns once that is true; AssertionError after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {getattr(condition, '__name__', condition)}"
-        time.sleep(every)
-    return found
 
 
 def free(port):

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
-from functools import partial
 
 import pytest
 
-from .. import points
+from ..fixtures import corpus, tiny
+from ..support import unavailable
 from .beds import Ray, Slurm, Unavailable
+
+__all__ = ["corpus", "tiny"]
 
 
 @contextlib.contextmanager
@@ -17,7 +19,7 @@ def started(bed):
         try:
             bed.start()
         except Unavailable as reason:
-            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(reason))
+            unavailable(reason)
         yield bed
     finally:
         bed.close()
@@ -71,14 +73,3 @@ def ray_cluster(ray_session):
     """Two live nodes n1, n2 of one CPU each."""
     ray_session.reset()
     return ray_session
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    return points.small_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="session")
-def tiny(corpus):
-    """`tiny("seed=0,1", tokens=20000)` -> (points, config), a second or so each at most."""
-    return partial(points.tiny_points, corpus)

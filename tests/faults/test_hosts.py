@@ -12,7 +12,7 @@ from harness.rundir import read_status
 from sweeps.lease import attempt_path, newest_attempt
 
 from ..launches import assert_same_runs
-from .conftest import unavailable
+from ..support import unavailable
 from .running import train
 
 # Another host, as far as leases see: process ids and a name of its own.

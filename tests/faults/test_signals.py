@@ -18,7 +18,7 @@ from sweeps.status import read_states
 
 from ..launches import assert_same_runs
 from ..points import request_of
-from .conftest import unavailable
+from ..support import unavailable
 from .running import train
 
 SECONDS = 15.0  # to leave, on a machine that has other things to do

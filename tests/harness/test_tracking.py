@@ -8,16 +8,10 @@ from harness.rundir import read_status
 from harness.tracking import tracker
 from harness.train import train_point
 
+from ..support import wait_for
 from .helpers import tiny
 
 WANDB = {"name": "wandb", "project": "test", "mode": "offline"}
-
-
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.2)
-    return condition()
 
 
 def test_wandb_offline_writes_its_files_beside_the_runs(tmp_path, monkeypatch):
@@ -26,7 +20,7 @@ def test_wandb_offline_writes_its_files_beside_the_runs(tmp_path, monkeypatch):
     runtime.tracking = WANDB
     assert train_point(p, tmp_path / "out" / "runs" / p.id, runtime) == "done"
     folder = tmp_path / "out" / "wandb"
-    assert wait_for(lambda: [f for f in folder.glob(f"*{p.id}*/*.wandb") if f.stat().st_size > 1000])
+    assert wait_for(lambda: [f for f in folder.glob(f"*{p.id}*/*.wandb") if f.stat().st_size > 1000], 90)
 
 
 def test_a_tracker_that_fails_or_hangs_leaves_the_run_alone(tmp_path, monkeypatch):
