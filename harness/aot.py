@@ -38,32 +38,31 @@ def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable
     folder = private_folder(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / FOLDER)
     shapes = [(tuple(t.shape), t.dtype) for t in example]
     built_in = (name, shapes, torch.get_num_threads(), machine(), sources())
-    path = folder / f"{hashlib.sha256(repr(built_in).encode()).hexdigest()[:24]}.so"
-    run = _open(path) if path.exists() else None
-    if run is None:
-        _compile(function, example, path)
-        run = _open(path)
+    key = hashlib.sha256(repr(built_in).encode()).hexdigest()[:24]
+    path = next((path for path in folder.glob(f"{key}-*.so") if path == _sealed(folder, key, path)), None)
+    path = path or _compile(function, example, folder, key)
+    run = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
     return lambda *tensors: run(list(tensors))[0]
 
 
-def _open(path: Path) -> Callable[[list[Tensor]], list[Tensor]] | None:
-    """The library's entry, or None where the file is damaged."""
-    try:
-        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
-    except RuntimeError:
-        return None
+def _sealed(folder: Path, key: str, path: Path) -> Path:
+    """What the library at `path` is called if it is whole: its name ends with its digest, since loading a damaged one ends
+    the process."""
+    return folder / f"{key}-{hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()}.so"
 
 
-def _compile(function: Callable, example: tuple[Tensor, ...], path: Path) -> None:
+def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key: str) -> Path:
     from torch.fx.experimental.proxy_tensor import make_fx  # the compiler's imports take seconds
 
     example = tuple(t.clone() for t in example)  # tracing runs the function, which writes into its arguments
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings():
+    with torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
         graph = make_fx(function)(*example)
         exported = torch.export.export(graph, example, strict=False).module()
         library = torch._inductor.aot_compile(exported, example, options={"aot_inductor.output_path": f"{scratch}/step.so"})
+        path = _sealed(folder, key, Path(library))
         os.replace(library, path)
+    return path
 
 
 @cache
