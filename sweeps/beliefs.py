@@ -239,6 +239,8 @@ def _sought(optimum: Optimum, x, best, step, expected, doubt, known: bool) -> tu
     low, high = x.min(), x.max()
     if optimum.verdict == "edge" and np.isfinite(optimum.fitted[0]):
         return float(np.clip(optimum.fitted[0], low - 1.5 * step, high + 1.5 * step)), step
+    if optimum.verdict == "too_few" and known:
+        return expected, doubt
     if best in (low, high):
         return float(best + (step if best == high else -step)), step
     return (expected, doubt) if known and low < expected < high else (float(best), step)

@@ -7,7 +7,8 @@ quadratic has the variance (delta method, averaged over where the optimum may li
     v = noise^2 / (4 a^2) * (A^-1[0, 0] + 4 doubt^2 A^-1[1, 1]) + (bend / 2 * (A^-1 C)[0])^2,    A = S[:2, :2], C = S[:2, 2]
 
 The last term is what a basin of the form a z^2 (1 + bend z) does to the vertex of a parabola: it keeps runs from moving out
-for ever, where they tell most of a parabola and least of the optimum.
+for ever, where they tell most of a parabola and least of the optimum. v is divided by the squared chance that the curvature
+stands out of the noise: a slice that stays flat is in no law.
 
 The law is least squares over slices, x (n, p) -> log optimum; at the target u the prediction has the variance
 
@@ -28,7 +29,7 @@ from scipy import special
 
 BEND = 0.01  # of a basin, per unit of natural log
 MISFIT = 0.003  # of a law: change of its exponent per unit of natural log of the scale
-FEWEST_DOF = 0.3  # a law through as many optima as it has parameters has no interval; this gives it a very wide one
+SHOWN = 1.3  # s.d. from which a curvature counts (analysis/optimum.py)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def vertex_variance(
         slope, square = r / det, p / det  # of A^-1
         pull = (r * c - q * d) / det
         found = noise**2 / (4 * curvature**2) * (slope + 4 * doubt**2 * square) + (bend / 2 * pull) ** 2
+        found /= special.ndtr(curvature / (noise * np.sqrt(square)) - SHOWN) ** 2
     return np.where(good & (p > 0) & (r > 0), found, np.inf)
 
 
@@ -103,7 +105,7 @@ class LawDesign:
         inside = np.isfinite(variances)
         x, v = self.x[inside], variances[inside]
         n, p = x.shape
-        if n < p or not determined(x):
+        if n <= p or not determined(x):  # through as many optima as it has parameters a law has no interval
             return None
         inverse = np.linalg.inv(x.T @ x)
         h = x @ (inverse @ self.u)
@@ -117,13 +119,10 @@ class LawDesign:
 
     def _dof(self, hat: np.ndarray, v: np.ndarray, total: np.ndarray, spare: float) -> float:
         """As in analysis/law.py: Satterthwaite's, and those of the runs' noise where it explains the residuals."""
-        n, left = len(v), len(v) - self.x.shape[1]
-        if not left:
-            return FEWEST_DOF
-        maker = np.eye(n) - hat
+        maker = np.eye(len(v)) - hat
         spread = maker * total
         trace = max(float(np.trace(spread)), 1e-300)
-        own = min(trace**2 / max(float((spread * spread.T).sum()), 1e-300), left)
+        own = min(trace**2 / max(float((spread * spread.T).sum()), 1e-300), len(v) - self.x.shape[1])
         return own + spare * float(np.diag(maker) @ v) / trace
 
 

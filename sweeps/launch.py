@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +31,9 @@ from sweeps.halving import check as check_halving
 from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
+from sweeps.refine import FILE as REFINED
+from sweeps.refine import check as check_refine
+from sweeps.refine import refined_members, refinement
 from sweeps.reuse import reusable, sources, taken
 from sweeps.status import RunState
 
@@ -86,7 +89,10 @@ def prepare_plan(
     if not dry_run:
         book = DataBook(cache, prepare=True, report=report)
         members = expand_members(request, book)
-    if config.sweep.extend:
+    notes: tuple[str, ...] = ()
+    if config.sweep.strategy == "refine":
+        members, notes = refined_members(request, members, book, out / REFINED, report)
+    elif config.sweep.extend:
         if damaged(out / EXTENSION):
             report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
         members = extended_members(request, members, out / EXTENSION, book)
@@ -96,7 +102,7 @@ def prepare_plan(
         reused = taken(points, runs, reused, config.launcher.lease_seconds)
     plan = make_plan(points, runs, config.launcher, cache, config.device, config.micro_batch, name, probe=probe,
                      reused=reused, **_halved(config))  # fmt: skip
-    planned = Planned(request, members, plan, book, out, name)
+    planned = Planned(request, members, replace(plan, notes=(*notes, *plan.notes)), book, out, name)
     if config.sweep.strategy == "halving":
         planned.halving = Halving(planned, cache)
         planned.plan = planned.halving.begin()
@@ -126,6 +132,7 @@ def _check_settings(config: Config) -> None:
             raise UserError(f"{key}={value} is not one of {', '.join(names)}.")
     target_keys(config.sweep.extend_target)
     check_halving(config)
+    check_refine(config)
 
 
 def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False, detach: bool = False) -> Summary:
@@ -136,7 +143,9 @@ def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False
     make_folders(planned)
     try:
         more = None
-        if config.sweep.extend:
+        if config.sweep.strategy == "refine":
+            more = refinement(planned, settings.cache)
+        elif config.sweep.extend:
             more = extension(planned, settings.cache)
         if planned.halving:
             more = chained(planned.halving, more)

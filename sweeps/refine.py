@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.config import Config
 from harness.errors import UserError
 from harness.files import read_json, write_json
 from harness.rundir import digest, finished
@@ -74,6 +75,25 @@ class Refinement:
         values = {**root.values, **{k: self.request.typed(k, v) for k, v in entry["set"].items()}}
         member = Member(resolve_member(self.request, values, self.facts), values)
         return self.members.setdefault(member.point.id, member)
+
+
+def check(config: Config) -> None:
+    """Raises UserError for what cannot be."""
+    sweep = config.sweep
+    if sweep.strategy != "refine" and (sweep.budget is not None or sweep.target is not None):
+        key = "budget" if sweep.budget is not None else "target"
+        raise UserError(f"sweep.{key} says what sweep.strategy=refine may spend, and for which scale; the strategy is "
+                        f"{sweep.strategy}.")  # fmt: skip
+    if sweep.budget is not None and not 0 < sweep.budget < math.inf:
+        raise UserError(f"sweep.budget={sweep.budget:g} must be FLOPs, or up to 1 a share of the whole grid's.")
+
+
+def refined_members(request, grid: list[Member], facts: Facts, path: Path, report) -> tuple[list[Member], tuple[str, ...]]:
+    """(the members of `grid`, and between, that are trained so far or first, notes for the plan)."""
+    if damaged(path):
+        report(f"{path} is damaged: the grid is refined anew, by the results that are there")
+    state = begin(request, grid, facts, path)
+    return list(state.members.values()), state.notes()
 
 
 def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
