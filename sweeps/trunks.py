@@ -37,13 +37,12 @@ def known(runs_dir: Path) -> dict[str, tuple[int, Collection[int]]]:
 def _ended(folder: Path) -> tuple[int, Collection[int]] | None:
     said = read_json(folder / "trunk.json") or {}
     step, steps, diverged, validated = (said.get(key) for key in ("step", "steps", "diverged", "validated"))
-    if not (isinstance(step, int) and isinstance(steps, int) and isinstance(validated, list)):
+    if not (isinstance(step, int) and isinstance(steps, int) and isinstance(validated, list)
+            and all(isinstance(s, int) for s in validated)):  # fmt: skip
         return None
     if not (folder / "checkpoints" / f"step-{step:09d}.safetensors").is_file():
         return None
-    if isinstance(diverged, int):  # no run validates from there on
-        return steps, {*validated, *range(diverged, steps + 1)}
-    return (steps, set(validated)) if step == steps else None
+    return (steps, set(validated)) if step == steps or isinstance(diverged, int) else None
 
 
 def _names(runs_dir: Path) -> list[str]:

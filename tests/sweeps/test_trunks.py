@@ -1,0 +1,236 @@
+"""Beginnings trained once: branches are bit for bit what they are alone, the plan says what is saved, trunks go then."""
+
+import contextlib
+import io
+import json
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from analysis.table import read_runs
+from harness.checkpoint import checkpoints
+from harness.rundir import read_status
+from sweeps import sharing, trunks
+from sweeps.allocation import _to_do, read_job
+from sweeps.execute import execute
+from sweeps.jobs import Settings, trunks_dir
+from sweeps.local import run
+from sweeps.plan import make_plan
+from sweeps.status import render_status
+from sweeps.status import status as report_of
+from sweeps.submit import job_dict, pack
+from sweeps.trunks import job_states, trunk_report
+
+from ..launches import result
+
+COMMON = ("schedule.warmup_tokens=1024", "optimizer.weight_decay=0.1", "validation.fractions=[0.3,0.6]")
+WSD = ("schedule=wsd", "schedule.cooldown=0.25", *COMMON)
+OWN = ("trunk", "flops_spent")  # what a branch's result says of its trunk
+
+
+@pytest.fixture(autouse=True)
+def every_trunk(monkeypatch):
+    """However little it saves."""
+    monkeypatch.setattr(sharing, "JOB_SECONDS", 1e-6)
+    monkeypatch.setattr(sharing, "BYTES_PER_SECOND", 1e15)
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    def plan(points, config, name, **how):
+        launcher = replace(config.launcher, compile="never", workers=2)
+        return make_plan(points, tmp_path / name / "runs", launcher, tmp_path / "cache", "cpu", probe=False, **how)
+
+    return plan
+
+
+@pytest.fixture
+def train(corpus, tmp_path):
+    """(jobs, folder) -> what `execute` said of each, one after the other in this process."""
+
+    def one_by_one(jobs, name):
+        chosen = {"runs_dir": tmp_path / name / "runs", "cache": tmp_path / "cache", "logs": tmp_path / name / "logs",
+                  "corpora": {corpus.fingerprint: str(corpus.dir)}}  # fmt: skip
+        settings = Settings(**chosen).to_dict()
+        with contextlib.redirect_stderr(io.StringIO()):
+            return [execute(job.message(), settings, lambda **_: None, lambda: False) for job in jobs]
+
+    return one_by_one
+
+
+def assert_equal(alone, shared):
+    """The runs of both folders are the same, byte by byte of the curve."""
+    assert sorted(os.listdir(alone)) == sorted(os.listdir(shared))
+    for name in os.listdir(alone):
+        a, b = alone / name, shared / name
+        assert (a / "curve.parquet").read_bytes() == (b / "curve.parquet").read_bytes()
+        first, second = result(a), result(b)
+        assert {k: v for k, v in first.items() if k not in OWN} == {k: v for k, v in second.items() if k not in OWN}
+        said, again = read_status(a), read_status(b)
+        assert (said["status"], said["reason"]) == (again["status"], again["reason"])
+        assert not checkpoints(b)
+
+
+def test_branches_are_what_they_are_alone(tiny, plan_of, train, tmp_path):
+    """Horizons, both shapes of cooldown, a constant run that ends where others go on, a batch ramp, one that diverges."""
+    points, config = tiny(*WSD, "optimizer.lr=1e-2,30", tokens="8192,12288,16384")
+    points += tiny(*WSD, "optimizer.lr=1e-2", "schedule.cooldown_shape=linear", tokens=16384)[0]
+    # Up to where the longest two cool down.
+    points += tiny("schedule=constant", *COMMON, "optimizer.lr=1e-2", tokens=12288)[0]
+    ramp = ("schedule=wsd", "schedule.batch_ramp=[[4096,2]]", "schedule.cooldown=0.2,0.5")
+    points += tiny(*ramp, *COMMON, "optimizer.lr=1e-2", tokens=16384)[0]
+    shared, alone = plan_of(points, config, "shared"), plan_of(points, config, "alone", share=False)
+    assert shared.flops + shared.flops_saved == alone.flops and shared.flops_saved > 0.2 * alone.flops
+    assert not alone.forest.start and len(alone.jobs()) == len(points)
+    train(alone.jobs(), "alone")
+    said = train(shared.jobs(), "shared")
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+    table = read_runs(tmp_path / "shared/runs")
+    spent = table["flops_spent"].sum() + sum(m["flops_spent"] for m in said if m["status"] == "paused")
+    diverged = {p.id for p in points if p.optimizer.lr == 30}
+    assert set(table[table["status"] == "diverged"]["run_id"]) == diverged
+    # The plan cannot know where training diverges: nothing is spent behind the trunk's look at its log.
+    planned = sum(trained_by_plan(shared, job) for job in shared.jobs() if job.points[0].optimizer.lr != 30)
+    beyond = sum(m["flops_spent"] for m, job in zip(said, shared.jobs(), strict=True) if job.points[0].optimizer.lr == 30)
+    assert spent == planned + beyond and beyond < sum(p.flops for p in points if p.id in diverged) / 2
+    # One block per beginning, which tables keep.
+    assert table["trunk"].notna().all() and table["trunk"].nunique() == 3
+    assert (read_runs(tmp_path / "alone/runs").trunk.isna()).all()
+    assert table.set_index("run_id")["trunk"].to_dict() == shared.roots
+    line = next(line for line in shared.render().splitlines() if "saved" in line)
+    assert f"{len(shared.forest.start)} points begin from {len(shared.forest.trunks)} trunks" in line
+    assert shared.to_dict()["flops_saved"] == shared.flops_saved and not alone.to_dict()["trunks"]
+    assert sum(job.seconds for job in shared.jobs()) < sum(job.seconds for job in alone.jobs())
+
+
+def trained_by_plan(plan, job):
+    return job.points[0].flops_at(job.last) - job.points[0].flops_at(job.first)
+
+
+@pytest.fixture
+def pair(tiny, plan_of, train):
+    """(points, config, plan, trunk's job, branches' jobs) of two horizons, trained alone in `alone`."""
+    points, config = tiny(*WSD, tokens="8192,12288")
+    train(plan_of(points, config, "alone", share=False).jobs(), "alone")
+    plan = plan_of(points, config, "shared")
+    trunk, *branches = plan.jobs()
+    assert trunk.trunk and [b.needs for b in branches] == [(trunk.id,)] * 2 and trunk.after >= branches[1].seconds
+    return points, config, plan, trunk, branches
+
+
+def test_damaged_and_missing_trunks(pair, train, plan_of, tmp_path):
+    points, config, plan, trunk, branches = pair
+    (said,) = train([trunk], "shared")
+    assert said["status"] == "paused" and trunks.known(plan.runs_dir).keys() == {trunk.id}
+    assert [job.trunk for job in plan_of(points, config, "shared").jobs()] == [False, False]  # it is used again
+    (file,) = checkpoints(trunk.folder(plan.runs_dir))
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    (said,) = train(branches[:1], "shared")
+    assert said["alone"] and said["status"] == "done"
+    file.unlink()  # seen when planning: trained again, for one that is left not
+    assert not trunks.known(plan.runs_dir)
+    left = plan_of(points, config, "shared").jobs()
+    assert [(job.trunk, job.start) for job in left] == [(False, None)]
+    (said,) = train(branches[1:], "shared")  # planned before
+    assert said["alone"] and said["status"] == "done"
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+    assert read_runs(plan.runs_dir)["trunk"].isna().all()
+
+
+def test_a_trunk_that_measured_less_is_trained_anew(pair, train, plan_of, tmp_path):
+    points, config, plan, trunk, branches = pair
+    ends = [s for p in points for s in p.validation_steps if s <= trunk.last]
+    assert set(ends) == set(trunk.validate_at)
+    lacking = replace(points[0], validation=replace(points[0].validation, fractions=(0.99,)))
+    train([replace(trunk, points=(lacking,), validate_at=())], "shared")
+    again = plan_of(points, config, "shared").jobs()
+    assert again[0].trunk and again[0].id == trunk.id
+    assert job_states([trunk], plan.runs_dir, 60)[trunk.id].status == "pending"
+    assert [m["status"] for m in train([*branches[:1], trunk, *branches[1:]], "shared")] == ["done", "paused", "done"]
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+
+
+def test_own_progress_goes_on_alone(pair, plan_of):
+    points, config, plan, trunk, branches = pair
+    folder = plan.runs_dir / points[0].id / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step-000000004.safetensors").touch()
+    assert [(job.trunk, job.start) for job in plan_of(points, config, "shared").jobs()] == [(False, None)] * 2
+
+
+def test_trunks_go_when_nobody_needs_them(pair, train, tmp_path):
+    points, config, plan, trunk, branches = pair
+    runs, folder = plan.runs_dir, trunk.folder(plan.runs_dir)
+    trunks.need(plan.jobs(), runs)
+    train([trunk, branches[0]], "shared")
+    trunks.clean(runs)
+    assert folder.exists()  # another launch may have planned the other branch
+    for mark in (folder / trunks.NEEDED).iterdir():
+        os.utime(mark, (0, time.time() - 2 * trunks.ABANDONED_SECONDS))
+    trunks.clean(runs, {points[1].id})
+    assert folder.exists()
+    train(branches[1:], "shared")
+    trunks.clean(runs)
+    assert not trunks_dir(runs).exists()
+    trunks.need(plan.jobs(), runs)
+    (folder / trunks.NEEDED / "0123456789abcdef").touch()  # a point that somebody else plans
+    trunks.clean(runs)
+    assert folder.exists()
+    os.utime(folder / trunks.NEEDED / "0123456789abcdef", (0, time.time() - 2 * trunks.ABANDONED_SECONDS))
+    trunks.clean(runs)
+    assert not trunks_dir(runs).exists()
+
+
+def test_status_tells_of_trunks(pair, train):
+    points, config, plan, trunk, branches = pair
+    train([replace(trunk, until=8)], "shared")  # some way
+    report = trunk_report(plan.jobs(), plan.runs_dir, 60)
+    assert report[0]["trunk"] == trunk.id and report[0]["points"] == 2 and report[0]["step"] == 8
+    assert report[0]["waiting"] == [b.id for b in branches]
+    text = render_status(report_of(points, plan.runs_dir, trunks=[{**report[0], "status": "running"}]))
+    assert "2 points wait for a trunk" in text and f"trunk of 2 points, step 8/{trunk.last}" in text
+    assert "2 pending" in text.splitlines()[0]
+
+
+def test_slurm_keeps_trees_together_and_branches_of_lost_trunks_alone(pair, tiny, plan_of, tmp_path):
+    points, config, plan, trunk, branches = pair
+    assert [read_job(json.loads(json.dumps(job_dict(job)))) for job in plan.jobs()] == plan.jobs()
+    more, _ = tiny(*WSD, "optimizer.lr=2e-2", tokens="8192,12288,16384")
+    both = plan_of([*points, *more], config, "shared")
+    shares = pack(both.jobs(), 3)
+    assert [(share.level, share.needs) for share in shares] == [(0, frozenset())] * 2
+    assert sorted(sum(not job.trunk for job in share.jobs) for share in shares) == [2, 3]
+    apart = pack(both.jobs(), 1)  # a tree that is too large: what begins from a trunk waits for it
+    assert max(share.level for share in apart) == 2 and all(len(share.jobs) == 1 for share in apart)
+    settings = Settings(plan.runs_dir, tmp_path, tmp_path / "logs", {})
+    spec = {"needs": {trunk.id: [trunk.id]}, "attempts": {}}
+    states = job_states(branches, plan.runs_dir, 60)
+    said = io.StringIO()
+    left = _to_do(branches, spec, settings, states, 0, said)
+    assert [(job.start, job.needs, job.first) for job in left] == [(None, (), 0)] * 2 and "trained alone" in said.getvalue()
+
+
+def test_a_launch_with_a_lost_trunk_and_further_points(pair, tiny, plan_of, train, corpus, tmp_path):
+    """One trunk cannot be trained, one comes with an extension."""
+    points, config, plan, trunk, branches = pair
+    added, _ = tiny(*WSD, "optimizer.lr=2e-2", tokens="8192,12288")
+    train(plan_of(added, config, "alone", share=False).jobs(), "alone")
+    trunk.folder(plan.runs_dir).mkdir(parents=True)
+    (trunk.folder(plan.runs_dir) / "attempts").write_text("no folder")
+    rounds = [plan_of(added, config, "shared")]
+    settings = Settings(plan.runs_dir, tmp_path / "cache", tmp_path / "shared/logs", {corpus.fingerprint: str(corpus.dir)},
+                        workers=2, max_attempts=1)  # fmt: skip
+    stream = io.StringIO()
+    summary = run(plan, settings, more=lambda: rounds.pop() if rounds else None, stream=stream)
+    said = stream.getvalue()
+    assert (summary.done, summary.failed, summary.left, summary.exit_status) == (4, 0, 0, 0)
+    assert f"trunk of 2 points to step {trunk.last}: failed" in said and "they train alone" in said
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+    table = read_runs(plan.runs_dir).set_index("run_id")["trunk"]
+    assert table[[p.id for p in points]].isna().all() and table[[p.id for p in added]].nunique() == 1
+    assert summary.flops_spent == sum(p.flops for p in points) + plan_of(added, config, "new").flops
+    assert not trunks_dir(plan.runs_dir).exists()
