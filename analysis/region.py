@@ -47,7 +47,7 @@ def region(law: Mapping, optima: list[Mapping]) -> Region:
 def _stored(law: Mapping) -> pd.DataFrame:
     """The columns of `sampled`, one row per slice; a single value holds for every slice."""
     columns = {k: v if isinstance(v, list) else [v] for k, v in (law.get("sampled") or {}).items()}
-    columns = {k: [x if _positive(x) else math.nan for x in v] for k, v in columns.items() if any(map(_number, v))}
+    columns = {k: [x if _positive(x) else math.nan for x in v] for k, v in columns.items() if any(map(is_number, v))}
     rows = max(map(len, columns.values()), default=0)
     columns = {k: v * rows if len(v) == 1 else v for k, v in columns.items() if len(v) in (1, rows)}
     return pd.DataFrame(columns, dtype=float)
@@ -67,7 +67,7 @@ def _from_optima(law: Mapping, optima: list[Mapping]) -> pd.DataFrame:
 
 def same(a: object, b: object) -> bool:
     """Equal as numbers within 2 %, else as text."""
-    if _number(a) and _number(b):
+    if is_number(a) and is_number(b):
         return a == b or (a > 0 and b > 0 and abs(math.log10(a / b)) < SAME)
     return str(a) == str(b)
 
@@ -115,10 +115,11 @@ def _in_words(axes: list[str], thin: np.ndarray, centre: np.ndarray) -> str:
     return f"{', '.join(axes[:-1])} and {axes[-1]} moved together"
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """A finite number; no boolean, which Python counts among them."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _positive(value: object) -> bool:
     """A scale; anything else that a hand-written file holds counts as unknown."""
-    return _number(value) and value > 0
+    return is_number(value) and value > 0

@@ -114,13 +114,13 @@ def partition(
         codes = part_ramps(group, codes, tuned) if batched else codes
         codes, settled, loose = part_settings(group, codes, tuned, names)
         parting, moving = parting | set(settled), moving | set(loose)
-        same = {name: _plain(group[name].iloc[0]) for name in names}
+        same = {name: plain(group[name].iloc[0]) for name in names}
         order = np.argsort(codes, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
         _bound(len(parts), MOST_PARTS, len(group), held)
         found = [_slice(columns, spots[part], targets, same, held, extra) for part in parts]
         found = [
-            replace(s, given=s.given | {name: _plain(group[name].iloc[part[0]]) for name in settled})
+            replace(s, given=s.given | {name: plain(group[name].iloc[part[0]]) for name in settled})
             for s, part in zip(found, parts, strict=True)
         ]
         kept = _drop_lone(found, [int(scale[part[0]]) for part in parts])
@@ -345,7 +345,7 @@ def _slice(columns: dict[str, np.ndarray], part: np.ndarray, targets, settings, 
     )
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A cell as JSON can hold it; an empty one is None."""
     if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
         return None

@@ -25,6 +25,7 @@ from analysis.errors import UserError
 from analysis.law import as_dict, choose_predictors, finite
 from analysis.prepare import prepare
 from analysis.result import FitResult
+from analysis.slices import plain
 
 NAME = "critical_batch"
 RANGED = ("params", "tokens", "tpp", "loss")
@@ -122,7 +123,7 @@ def _settings_of(df: pd.DataFrame, options: Options):
     names = [name for name in (*SETTINGS, *options.by) if name in df and df[name].notna().any()]
 
     def settings(part: pd.DataFrame) -> dict:
-        return {name: _plain(part[name].iloc[0]) for name in names if _plain(part[name].iloc[0]) is not None}
+        return {name: plain(part[name].iloc[0]) for name in names if plain(part[name].iloc[0]) is not None}
 
     return settings
 
@@ -135,12 +136,6 @@ def _given_of(df: pd.DataFrame):
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
     return given
-
-
-def _plain(value: object) -> object:
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _group(result: FitResult, points: list[Point], what: str, kind: tuple[str, bool, bool], options: Options) -> None:

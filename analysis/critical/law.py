@@ -118,7 +118,10 @@ def score(points: Sequence[Point], held: np.ndarray, predictors: Sequence[str]) 
 
 def comparison(points: Sequence[Point], held: np.ndarray) -> pd.DataFrame:
     """What B_crit follows: predictor sets side by side, one row each: exponents, R2, r.m.s. residual (natural log),
-    held-out error. Only sets that these points determine."""
+    held-out error. Only sets that these points determine.
+
+    Not analysis.compare: its AICc and its error of each point left out take errors as independent, but points of one
+    model size err together (see above), and one left out would leave the others of its size in."""
     values, rows = [lookup(p) for p in points], []
     for names in (["tokens"], ["params"], ["loss"], ["tokens", "params"]):
         if any(name not in at for at in values for name in names) or len(points) < len(names) + 1:

@@ -93,11 +93,11 @@ def setting_groups(df: pd.DataFrame, by: list[str]) -> list[tuple[dict, pd.DataF
     for spots in parts.values():
         rows = df.iloc[np.sort(spots)]
         first = rows.iloc[0]
-        found.append(({name: _plain(first[name]) for name in names if not pd.isna(first[name])}, rows))
+        found.append(({name: _python_scalar(first[name]) for name in names if not pd.isna(first[name])}, rows))
     return found
 
 
-def _plain(value: object) -> object:
+def _python_scalar(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -84,7 +84,7 @@ def _losses(path, law: dict, group):
         ax.set_yscale("log")
         ax.set_xlabel(style.label(law["predictors"][0] if along_n else "tokens"))
         ax.set_ylabel(style.label("loss"))
-        _plain(ax.yaxis)
+        _plain_ticks(ax.yaxis)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(title=style.label(law["predictors"][0]), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return style.save(fig, path)
@@ -111,12 +111,12 @@ def _residuals(path, group, residual: np.ndarray):
             ax.scatter(x[shown], percent[shown], s=7, color=style.CATEGORIES[0], linewidths=0, alpha=0.7)
             ax.set_xscale("log")
             ax.set_xlabel(label)
-        _plain(axes[0].xaxis)
+        _plain_ticks(axes[0].xaxis)
         axes[0].set_ylabel("measured above predicted (%)")
     return style.save(fig, path)
 
 
-def _plain(axis) -> None:
+def _plain_ticks(axis) -> None:
     """2, 2.5, 3 rather than powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from analysis.recommend.propagate import interval
+from analysis.region import is_number
 
 WIDTH_EXPONENT = {"standard": 0.0, "standard_embedding": 0.0, "mup": 0.0, "completep": 1.0}  # of weight decay
 
@@ -22,19 +23,19 @@ def multipliers(given: Mapping, width: float | None, depth: float | None) -> tup
     if not isinstance(name, str) or name not in WIDTH_EXPONENT:
         return None
     exponent = given.get("weight_decay_width_exponent")
-    exponent = float(exponent) if _number(exponent) else WIDTH_EXPONENT[name]
+    exponent = float(exponent) if is_number(exponent) else WIDTH_EXPONENT[name]
     if name.startswith("standard") and exponent == 0:
         return 1.0, 1.0
-    if not (_number(given.get("base_width")) and given["base_width"] > 0 and width):
+    if not (is_number(given.get("base_width")) and given["base_width"] > 0 and width):
         return None
     m = width / given["base_width"]
     if name.startswith("standard"):
         return 1.0, m**exponent
     alpha = given.get("depth_alpha") if name == "completep" else None
-    alpha = float(alpha) if _number(alpha) else 1.0
+    alpha = float(alpha) if is_number(alpha) else 1.0
     if alpha == 1.0 or name == "mup":
         return 1 / m, m**exponent
-    if not (_number(given.get("base_depth")) and given["base_depth"] > 0 and depth):
+    if not (is_number(given.get("base_depth")) and given["base_depth"] > 0 and depth):
         return None
     return (depth / given["base_depth"]) ** (alpha - 1) / m, m**exponent
 
@@ -83,7 +84,3 @@ def derived(recipe: Mapping[str, Mapping], draws: Mapping[str, np.ndarray], valu
             add(other, lambda x: -(x[side] + math.log(factors[1]) + rate(x) + tokens - batch(x)))
     result["flops"] = dict.fromkeys(("value", "low", "high"), values["flops"])
     return result, notes
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

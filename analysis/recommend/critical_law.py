@@ -36,8 +36,8 @@ def critical_tokens(law: Mapping, at: Mapping) -> tuple[np.ndarray, str | None]:
         value = np.asarray(predict(law, at).value) * length
     if given.get("definition") != "overhead":
         return value, None
-    overhead = _number(given.get("overhead")) or OVERHEAD
-    start = (_number(given.get("optimal_batch")) or 0.0) * length
+    overhead = _positive_number(given.get("overhead")) or OVERHEAD
+    start = (_positive_number(given.get("optimal_batch")) or 0.0) * length
     critical = np.maximum(value - (1 + overhead) * start, value * 0.05) / overhead
     return critical, f"its batch of {100 * overhead:.3g} % overhead is taken to the hyperbola's B_crit (ours)"
 
@@ -49,8 +49,8 @@ def sequence_tokens(law: Mapping) -> float | None:
     found = re.search(r"of\s+([0-9.]+(?:e\+?[0-9]+)?)", str(law.get("unit") or ""))
     if found:
         return float(found.group(1))
-    return _number((law.get("given") or {}).get("context"))
+    return _positive_number((law.get("given") or {}).get("context"))
 
 
-def _number(value: object) -> float | None:
+def _positive_number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None

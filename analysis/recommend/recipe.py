@@ -237,9 +237,9 @@ def overrides(chosen: Laws, recipe: Mapping[str, Mapping], request: "Request") -
     if given.get("schedule") is not None and given["schedule"] not in SCHEDULES:
         request.notes.append(f"schedule {given['schedule']} is none of `hyperlaw train`'s: the command leaves it out.")
         del given["schedule"]
-    words = [f"{key}={_plain(given[column])}" for column, key in CARRIED.items() if _carries(column, given, numbers)]
+    words = [f"{key}={_written(given[column])}" for column, key in CARRIED.items() if _carries(column, given, numbers)]
     if {"width", "depth"} <= numbers.keys():
-        words += [f"model.{key}={_plain(numbers[key])}" for key in ("width", "depth")]
+        words += [f"model.{key}={_written(numbers[key])}" for key in ("width", "depth")]
     words.append(f"tokens={round(numbers['tokens'])}")
     for name, key in KEYS.items():
         if name in recipe:
@@ -266,5 +266,5 @@ def _carries(column: str, given: Mapping, numbers: Mapping) -> bool:
     return column != "head_dim" or ("width" in numbers and numbers["width"] % given["head_dim"] == 0)
 
 
-def _plain(value: object) -> str:
+def _written(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value == int(value) else str(value)
