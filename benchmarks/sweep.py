@@ -20,6 +20,7 @@ is left is start-up, with the ends of processes and the time that one of two wai
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -103,7 +105,7 @@ def command_of(point: Point, inputs: Path, result: Path, tuned: bool) -> list[st
              "heads": s.n_heads, "ffn_width": s.ffn_width, "vocab": s.vocab, "context": s.context, "lr": o.lr,
              "batch": point.batch_size, "steps": point.steps, "warmup": point.schedule.warmup_steps,
              "weight_decay": o.weight_decay, "betas": f"[{o.beta1},{o.beta2}]", "eps": o.eps, "clip": o.clip,
-             "validate": f"[{','.join(map(str, point.validation.fractions))},1.0]",
+             "validate": f"[{','.join(map(str, (*point.validation.fractions, 1.0)))}]",
              "tuned": str(tuned).lower(), "threads": 1 if tuned else 2}  # fmt: skip
     return [sys.executable, str(ROOT / "benchmarks/user_train.py"), *(f"{k}={v}" for k, v in words.items())]
 
@@ -136,6 +138,12 @@ def by_hand(points: list[Point], inputs: Path, folder: Path, own: list[int], tun
             "losses": {r["id"]: r["loss"] for r in results}}  # fmt: skip
 
 
+def warm_up(points: list[Point], inputs: Path, own: list[int]) -> None:
+    """Fill the inductor's cache of the hand: four steps at each width, whose validation compiles nothing."""
+    short = {p.shape.width: replace(p, steps=4, validation=replace(p.validation, sequences=1, fractions=())) for p in points}
+    by_hand(list(short.values()), inputs, inputs / "short", own, tuned=True)
+
+
 def _split(wall: float, compiled: float, train: float, validate: float) -> dict[str, float]:
     return dict(zip(PARTS, (wall - compiled - train - validate, compiled, train, validate), strict=True))
 
@@ -154,8 +162,11 @@ def _call(command: list[str], log: Path, own: list[int] | None = None, environme
 
 
 def differences(a: dict, b: dict) -> list[float]:
-    """Of the losses of the points that both have; a diverged point has none, and then must have none on either side."""
-    return [abs(a[i] - b[i]) for i in a.keys() & b.keys() if a[i] is not None and b[i] is not None]
+    """Of two sides' losses, point by point: infinite where it diverged on one side only."""
+    if a.keys() != b.keys():
+        raise RuntimeError(f"points of one side only: {a.keys() ^ b.keys()}")
+    both = [(a[i], b[i]) for i in a if not a[i] is b[i] is None]
+    return [math.inf if None in pair else abs(pair[0] - pair[1]) for pair in both]
 
 
 def main() -> int:
@@ -177,9 +188,7 @@ def compare(given, folder: Path, own: list[int]) -> int:
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     write_inputs(points, *book.corpora.values(), inputs)
-    for point in {p.shape.width: p for p in points}.values():  # the hand's compiled code
-        short = [*command_of(point, inputs, inputs / "short.json", tuned=True), "steps=4"]
-        _call(short, inputs / "short.log", own[:1], {"TORCHINDUCTOR_CACHE_DIR": str(inputs / "inductor")})
+    warm_up(points, inputs, own)
     sides: dict[str, list[dict]] = {}
     for repeat in range(1 if given.quick else 3):
         for name, measured in measure(words, points, book, inputs, folder / str(repeat), own):
@@ -190,7 +199,7 @@ def compare(given, folder: Path, own: list[int]) -> int:
     first, other = (points_of([*narrow, f"seed={seed}"])[0] for seed in (0, 1))
     known = sides["warm"][-1]["losses"]
     pairs = [(known[a.id], again[b.id]) for a, b in zip(first, other, strict=True)]
-    noise = max(abs(a - b) for a, b in pairs if a is not None and b is not None)
+    noise = max(abs(a - b) for a, b in pairs if None not in (a, b))
     apart = {name: max(differences(sides[name][-1]["losses"], known)) for name in ("cold", "user", "hand")}
     return report(given, sides, noise, apart)
 
