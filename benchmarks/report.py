@@ -11,11 +11,12 @@ prints name, ratio, target and whether it is met, and writes JSON to `--json`:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -52,7 +53,11 @@ def device(kind: str = "cpu") -> str:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": version("torch"), "hyperlaw": version("hyperlaw")}
+    """Of Python, PyTorch and hyperlaw, which may run without being installed."""
+    found = {"python": platform.python_version(), "torch": version("torch")}
+    with contextlib.suppress(PackageNotFoundError):
+        found["hyperlaw"] = version("hyperlaw")
+    return found
 
 
 def met(name: str, value: float) -> bool | None:
