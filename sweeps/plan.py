@@ -15,9 +15,9 @@ from harness.point import Point
 from harness.supervisor import check_devices
 from sweeps.engines import check_launcher, trains_here
 from sweeps.jobs import Job, compile_key
-from sweeps.prefix import Forest, Trunk, flops_between
+from sweeps.prefix import Forest, Trunk
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
-from sweeps.sharing import EMPTY, find_trunks, make_jobs
+from sweeps.sharing import EMPTY, Stretch, find_trunks, keys_that_share, make_jobs, stretches_of
 from sweeps.status import FAILED, RunState, read_states
 from sweeps.text import count_noun, duration, quantity, table
 
@@ -27,23 +27,6 @@ GROUPS_SHOWN = 12
 # A yardstick for sweeps that are not for this machine: one H100, dense bf16, at the share of its peak that trainers
 # of models of about 1B parameters publish.
 YARDSTICK_FLOPS, YARDSTICK_SHARE, YARDSTICK_FROM = 989e12, 0.4, 1e18
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Steps first ... last-1 of a point, or of several that go them together."""
-
-    point: Point
-    first: int
-    last: int
-
-    @property
-    def flops(self) -> int:
-        return flops_between(self.point, self.first, self.last)
-
-    def seconds(self, rates: Rates, compiled: bool) -> float:
-        """On one worker."""
-        return rates.seconds(self.point, compiled) * self.flops / self.point.flops
 
 
 @dataclass(frozen=True)
@@ -253,11 +236,21 @@ def make_plan(
     shapes = CompiledShapes(cache)
     left = [point for members in by_key.values() for point in members]
     forest, roots = find_trunks(points, left, states, Path(runs_dir), rates) if share else (EMPTY, {})
-    stretches = _stretches(left, forest, micro_batch)
-    groups = tuple(_group(key, members, stretches[key], rates[members[0].precision], launcher.compile, workers,
-                          key in shapes, kind) for key, members in by_key.items())  # fmt: skip
-    return Plan(name, tuple(points), Path(runs_dir), states, groups, rates, kind, workers, launcher.max_attempts, forest,
-                roots, micro_batch, reused)  # fmt: skip
+    stretches = stretches_of(left, forest, micro_batch)
+
+    def group(key: str, mode: str) -> Group:
+        members = by_key[key]
+        return _group(key, members, stretches[key], rates[members[0].precision], mode, workers, key in shapes, kind)
+
+    groups = {key: group(key, launcher.compile) for key in by_key}
+    for keys in keys_that_share(forest, micro_batch):  # branches have the numerics of their trunk
+        most = max((groups[key] for key in keys), key=lambda g: g.flops)
+        for key in keys:
+            if groups[key].compile != most.compile:
+                mode = "always" if most.compile else "never"
+                groups[key] = replace(group(key, mode), reason=f"as {most.label}, with which it shares trunks")
+    return Plan(name, tuple(points), Path(runs_dir), states, tuple(groups.values()), rates, kind, workers,
+                launcher.max_attempts, forest, roots, micro_batch, reused)  # fmt: skip
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:
@@ -281,19 +274,6 @@ def missing_for_compile(kind: str) -> str | None:
         return "a C++ compiler (g++)"
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     return None if headers.is_file() else "Python.h"
-
-
-def _stretches(left: list[Point], forest: Forest, micro_batch: int | None) -> dict[str, list[Stretch]]:
-    """What is to be trained of each key."""
-    found: dict[str, list[Stretch]] = defaultdict(list)
-    for trunk in forest.trunks.values():
-        if trunk.id not in forest.finished:
-            first = forest.trunks[trunk.parent].steps if trunk.parent else 0
-            found[compile_key(trunk.point, micro_batch)].append(Stretch(trunk.point, first, trunk.steps))
-    for point in left:
-        trunk = forest.trunks.get(forest.start.get(point.id))
-        found[compile_key(point, micro_batch)].append(Stretch(point, trunk.steps if trunk else 0, point.steps))
-    return found
 
 
 def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates, mode: str, workers: int, cached: bool,

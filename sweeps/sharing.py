@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.point import Point
@@ -19,6 +19,23 @@ from sweeps.trunks import known
 EMPTY = Forest((), {}, {}, {}, frozenset())
 # What a trunk costs beside its steps: a job, and a checkpoint of 12 bytes a parameter written, and read by each branch.
 JOB_SECONDS, BYTES_PER_SECOND = 0.2, 200e6
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps first ... last-1 of a point, or of several that go them together."""
+
+    point: Point
+    first: int
+    last: int
+
+    @property
+    def flops(self) -> int:
+        return flops_between(self.point, self.first, self.last)
+
+    def seconds(self, rates: Rates, compiled: bool) -> float:
+        """On one worker."""
+        return rates.seconds(self.point, compiled) * self.flops / self.point.flops
 
 
 def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str, RunState], runs_dir: Path,
@@ -50,6 +67,30 @@ def _has_checkpoint(run_dir: Path) -> bool:
         return any(name.endswith(".safetensors") for name in os.listdir(run_dir / "checkpoints"))
     except OSError:
         return False
+
+
+def stretches_of(left: list[Point], forest: Forest, micro_batch: int | None) -> dict[str, list[Stretch]]:
+    """What is to be trained of each key."""
+    found: dict[str, list[Stretch]] = defaultdict(list)
+    for trunk in forest.trunks.values():
+        if trunk.id not in forest.finished:
+            first = forest.trunks[trunk.parent].steps if trunk.parent else 0
+            found[compile_key(trunk.point, micro_batch)].append(Stretch(trunk.point, first, trunk.steps))
+    for point in left:
+        trunk = forest.trunks.get(forest.start.get(point.id))
+        found[compile_key(point, micro_batch)].append(Stretch(point, trunk.steps if trunk else 0, point.steps))
+    return found
+
+
+def keys_that_share(forest: Forest, micro_batch: int | None) -> list[set[str]]:
+    """Compile keys of which one begins where another ended, together: a ramp shares its first batch with other ramps."""
+    found: list[set[str]] = []
+    pairs = [(t.point, forest.trunks[t.parent].point) for t in forest.trunks.values() if t.parent]
+    pairs += [(p, forest.trunks[forest.start[p.id]].point) for p in forest.points if p.id in forest.start]
+    for keys in {frozenset(compile_key(p, micro_batch) for p in pair) for pair in pairs}:
+        joined = [group for group in found if group & keys]
+        found = [group for group in found if not group & keys] + [set(keys).union(*joined)]
+    return [group for group in found if len(group) > 1]
 
 
 def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates: Mapping[str, Rates],

@@ -18,6 +18,7 @@ from sweeps.execute import execute
 from sweeps.jobs import Settings, trunks_dir
 from sweeps.local import run
 from sweeps.plan import make_plan
+from sweeps.rate import Rates, Speed
 from sweeps.status import render_status
 from sweeps.status import status as report_of
 from sweeps.submit import job_dict, pack
@@ -152,6 +153,21 @@ def test_a_trunk_that_measured_less_is_trained_anew(pair, train, plan_of, tmp_pa
     assert job_states([trunk], plan.runs_dir, 60)[trunk.id].status == "pending"
     assert [m["status"] for m in train([*branches[:1], trunk, *branches[1:]], "shared")] == ["done", "paused", "done"]
     assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+
+
+def test_shapes_that_share_trunks_are_compiled_alike(tiny, tmp_path):
+    """Two ramps of one first batch: what begins from a trunk keeps its numerics."""
+    ramp = ("schedule=wsd", "schedule.batch_ramp=[[4096,2]]", *COMMON)
+    short, config = tiny(*ramp, "batch_size=4", tokens=8192)
+    long, _ = tiny(*ramp, "batch_size=8", tokens=2_000_000)
+    rates = {"fp32": Rates("a chip", Speed(4e-3, 1e10, ""), Speed(1e-3, 2e10, ""), 4.0, 0.2)}
+
+    def groups(share):
+        launcher = replace(config.launcher, workers=2)
+        return make_plan([*short, *long], tmp_path / "runs", launcher, tmp_path, "cpu", rates=rates, share=share).groups
+
+    assert sorted(g.compile for g in groups(False)) == [False, True]
+    assert all(g.compile for g in groups(True)) and any("shares trunks" in g.reason for g in groups(True))
 
 
 def test_own_progress_goes_on_alone(pair, plan_of):
