@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness.onednn import through_onednn
 from harness.private import keep_compiled_code, private_folder
 
 FOLDER = "steps"
 SOURCES = tuple(f"models/{name}.py" for name in ("llama", "shape")) + tuple(
-    f"harness/{name}.py" for name in ("aot", "flat", "optimizer", "step")
+    f"harness/{name}.py" for name in ("aot", "flat", "onednn", "optimizer", "step")
 )
 
 
@@ -57,7 +58,7 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
     example = tuple(t.clone() for t in example)  # tracing runs the function, which writes into its arguments
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
-        graph = make_fx(function)(*example)
+        graph = through_onednn(make_fx(function)(*example))
         exported = torch.export.export(graph, example, strict=False).module()
         library = torch._inductor.aot_compile(exported, example, options={"aot_inductor.output_path": f"{scratch}/step.so"})
         path = _sealed(folder, key, Path(library))
