@@ -1,0 +1,56 @@
+"""Points that another sweep has trained are taken from it: whole ones, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.config import Config
+from harness.rundir import finished, read_status
+from sweeps.lease import claim
+from sweeps.plan import make_plan
+from sweeps.reuse import reusable, sources, taken
+
+from ..launches import result
+
+
+@pytest.fixture
+def trained(tiny, launch, tmp_path):
+    """(points, config, runs directory) of three points, of which one diverges and one is damaged."""
+    points, config = tiny("optimizer.lr=1e-3,2e-3,1e9", tokens=1024)
+    launch(points, config, "out/first")
+    runs = tmp_path / "out/first/runs"
+    curve = runs / points[1].id / "curve.parquet"
+    curve.write_bytes(curve.read_bytes()[:-1])
+    return points, config, runs
+
+
+def test_whole_runs_are_copied_and_nothing_else(trained, tmp_path):
+    points, config, first = trained
+    own = tmp_path / "out/second/runs"
+    found = reusable(points, own, [first, tmp_path / "nowhere"])
+    assert found == {p.id: first / p.id for p in (points[0], points[2])}
+    # --dry-run: counted, not copied.
+    launcher = replace(config.launcher, compile="never", workers=2)
+    plan = make_plan(points, own, launcher, tmp_path, "cpu", probe=False, reused=found)
+    assert plan.left == [points[1]] and f"2 points taken from {first}" in plan.render() and not own.exists()
+    lease = claim(own / points[2].id, 60)  # somebody trains it here
+    assert taken(points, own, found, 60) == {points[0].id: first / points[0].id}
+    lease.release()
+    assert taken(points, own, found, 60) == found
+    for point in (points[0], points[2]):
+        assert finished(own / point.id) == read_status(first / point.id)["status"]
+        assert result(own / point.id) == result(first / point.id)
+    assert not reusable(points, own, [first]) and finished(own / points[1].id) is None
+    (first / points[0].id / "result.json").unlink()  # a copy, no link
+    assert finished(own / points[0].id) == "done"
+
+
+def test_where_is_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / "out" / name / "runs").mkdir(parents=True)
+    one, two = (tmp_path / "out" / name / "runs" for name in ("one", "two"))
+    assert sources(Config(), "one", one) == [two]
+    assert sources(Config(out="elsewhere"), "one", tmp_path / "elsewhere/runs") == []
+    assert sources(Config(reuse=["out/one/runs", "out/none"], out="x"), "x", tmp_path / "x/runs") == [one]
+    assert sources(Config(reuse=[]), "one", one) == []
