@@ -29,8 +29,8 @@ LARGEST = 1e30  # what a number of a record may be
 # Assumed where nothing was measured: overhead (s/step) and rate (FLOP/s) of eager steps of one CPU core or one GPU;
 # compiled steps against eager ones; seconds to compile a shape, and to load it from the disk's cache.
 ASSUMED = {"cpu": (16e-3, 80e9), "cuda": (8e-3, 60e12)}
-COMPILED_OVERHEAD, COMPILED_RATE = 0.25, 1.5
-COMPILE_SECONDS = {"cpu": (20.0, 4.0), "cuda": (40.0, 8.0)}
+COMPILED_OVERHEAD, COMPILED_RATE = 0.05, 1.5
+COMPILE_SECONDS = {"cpu": (25.0, 0.1), "cuda": (40.0, 8.0)}
 PRIOR_WEIGHT = 0.05  # of the assumption beside one measured shape
 START_SECONDS = 4.0  # a worker's imports
 

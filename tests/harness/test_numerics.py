@@ -41,16 +41,16 @@ def seeds(exact):
 
 def test_compiled_fp32_stays_at_eager(exact):
     compiled = losses("precision=fp32", "seed=0", compiled=True)
-    assert float((compiled[:5] - exact[:5]).abs().max()) < 2e-5  # rounding
-    assert float((compiled - exact).abs().max()) < 2e-2  # amplified by training
+    assert float((compiled[:5] - exact[:5]).abs().max()) < 1e-5  # rounding
+    assert float((compiled - exact).abs().max()) < 1e-4  # amplified by training; 2e-6 when this was written
     assert exact[-1] < exact[0] - 1
 
 
 def test_bf16_ends_within_the_noise_of_seeds(exact, seeds):
     for compiled in (False, True):
         found = losses("precision=bf16", "seed=0", compiled=compiled)
-        assert float((found[:5] - exact[:5]).abs().max()) < 2e-2  # 8 bits of mantissa
-        assert abs(float(found[-10:].mean() - exact[-10:].mean())) < max(3 * seeds, 0.02)
+        assert float((found[:5] - exact[:5]).abs().max()) < 1e-2  # 8 bits of mantissa
+        assert abs(float(found[-10:].mean() - exact[-10:].mean())) < seeds
 
 
 @pytest.mark.parametrize("m, k, n", [(512, 64, 192), (64, 4096, 32), (256, 512, 256), (33, 7, 5)])
