@@ -107,7 +107,8 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """The most that checkpoints occupy at once: of the largest points, as many as train at once, and of all trunks."""
+        """The most that checkpoints occupy at once: of the largest points, as many as train at once, and of all trunks and
+        all points that pause."""
         sizes = [
             group.points[0].counts.params_total
             for group in self.groups
@@ -115,7 +116,8 @@ class Plan:
         ]
         sizes.sort(reverse=True)
         trunks = sum(trunk.point.counts.params_total for trunk in self.forest.trunks.values())
-        return (sum(sizes[: self.workers]) * CHECKPOINTS_KEPT + trunks) * CHECKPOINT_BYTES
+        paused = sum(point.counts.params_total for point in self.left if point.id in self.until)
+        return ((sum(sizes[: self.workers]) + paused) * CHECKPOINTS_KEPT + trunks) * CHECKPOINT_BYTES
 
     def jobs(self) -> list[Job]:
         """One job per trunk that is to be trained, parents first, and one per unfinished point; the launcher groups those
