@@ -27,7 +27,7 @@ def curve_columns(point: Point, log: np.ndarray, validation: list[tuple[int, flo
     lr = point.adjusted[0] * shares(point.schedule, steps)
     return {
         "step": rows,
-        "tokens": [s * point.batch_tokens for s in rows],
+        "tokens": [point.tokens_at(s) for s in rows],
         "lr": [float(lr[s - 1]) for s in rows],
         "train_loss": [_finite((loss[b] - loss[a]) / (b - a)) for a, b in zip(starts, rows, strict=True)],
         "validation_loss": [_finite(measured.get(s)) for s in rows],

@@ -15,7 +15,6 @@ import numpy as np
 from harness.checkpoint import checkpoints, drop_checkpoints
 from harness.curve import final_train_loss
 from harness.data import open_corpus
-from harness.point import Point
 from harness.state import State
 
 
@@ -106,12 +105,12 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
         {
             "loss": loss,
             "train_loss": train_loss,
-            "tokens": step * point.batch_tokens,
-            "flops": _flops(point, step),
-            "flops_spent": _flops(point, step) - _flops(point, min(state.first, step)),
+            "tokens": point.tokens_at(step),
+            "flops": point.flops_at(step),
+            "flops_spent": point.flops_at(step) - point.flops_at(min(state.first, step)),
             "device_seconds": state.device_seconds,
             "compile_seconds": state.compile_seconds,
-            "micro_batch": min(state.micro_batch, point.batch_size // state.group.world),
+            "micro_batch": min(state.micro_batch, point.largest_batch // state.group.world),
             "entropy_rate": _entropy_rate(runtime.corpus_dir),
             "validation": [{"step": s, "loss": v} for s, v in state.validation if math.isfinite(v)],
             "numerics": state.numerics,
@@ -130,7 +129,7 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
 def _speed(state: State, step: int) -> dict[str, float | None]:
     """Training FLOPs of the run's own steps per second of each device, all that it did meanwhile included (validation,
     whose FLOPs do not count; checkpoints), and as a share of what the device does in matrix products."""
-    flops = _flops(state.point, step) - _flops(state.point, min(state.first, step))
+    flops = state.point.flops_at(step) - state.point.flops_at(min(state.first, step))
     per_second = flops / state.device_seconds if state.device_seconds > 0 else None
     cores = state.numerics["threads"] if state.numerics["device"] == "cpu" else 1
     peak = state.runtime.peak_flops * cores if state.runtime.peak_flops else None
@@ -144,24 +143,22 @@ def _write_trunk(state: State) -> None:
         return
     for older in checkpoints(state.run.path)[:-1]:
         older.unlink(missing_ok=True)
+    end = state.diverged or state.step
+    # Where its branches validate behind its divergence there is nothing to be measured.
+    behind = {step for step in state.runtime.validate_at if state.diverged and step >= state.diverged}
     state.run.write_json(
         "trunk.json",
         {
             "step": state.step,
             "steps": state.runtime.until,
             "diverged": state.diverged,
-            "validated": [step for step, _ in state.validation],
-            "flops_spent": _flops(state.point, state.step) - _flops(state.point, state.first),
+            "validated": sorted({step for step, _ in state.validation} | behind),
+            "flops_spent": state.point.flops_at(end) - state.point.flops_at(min(state.first, end)),
             "device_seconds": state.device_seconds,
             "compile_seconds": state.compile_seconds,
             "numerics": state.numerics,
         },
     )
-
-
-def _flops(point: Point, step: int) -> int:
-    """Training FLOPs of the first `step` steps."""
-    return point.flops * step // point.steps
 
 
 @lru_cache(maxsize=4)

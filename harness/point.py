@@ -120,8 +120,12 @@ class Point:
     def stretches(self) -> tuple[tuple[int, int], ...]:
         """(steps, sequences per step) of each batch size, in their order."""
         ramp = self.schedule.ramp
-        rest = self.steps - sum(steps for steps, _ in ramp)
-        return (*ramp, (rest, self.batch_size)) if rest else ramp
+        return (*ramp, (self.steps - sum(steps for steps, _ in ramp), self.batch_size))
+
+    @property
+    def largest_batch(self) -> int:
+        """Sequences of the largest step."""
+        return max(size for _, size in self.stretches)
 
     def batches(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Sequences of each of the steps start ... stop-1 (default: all), int64."""
@@ -144,6 +148,15 @@ class Point:
     def flops_at(self, step: int) -> int:
         """Training FLOPs of the first `step` steps, attention included (models/count.py)."""
         return flops_per_token(self.shape) * self.tokens_at(step)
+
+    @property
+    def batch_ramp(self) -> str | None:
+        """The ramp as it was rounded to steps: "2@65536,4@196608", sequences until so many tokens. None: there is none."""
+        stages, end = [], 0
+        for steps, size in self.schedule.ramp:
+            end += steps
+            stages.append(f"{size}@{self.tokens_at(end)}")
+        return ",".join(stages) or None
 
     @property
     def tokens(self) -> int:
@@ -174,6 +187,7 @@ class Point:
     def tau(self) -> float | None:
         """AdamW timescale in units of the run, tau = B/(eta*lambda*D) = 1/(eta*lambda*steps), with eta and lambda the
         adjusted peak values of the hidden matrices; independent weight decay: B/(lambda*D). None at lambda = 0.
+        Under a ramp too it counts steps, 1/(eta*lambda*steps), though they are of unequal batches.
         Power Lines (arXiv 2505.13738); DESIGN, decision 1."""
         lr, wd = self.adjusted
         shrink = wd if self.optimizer.weight_decay_mode == "independent" else lr * wd
@@ -215,7 +229,7 @@ class Point:
             "weight_decay_mode": o.weight_decay_mode,
             "tau": self.tau,
             "schedule": self.schedule.name,
-            "warmup_tokens": self.schedule.warmup_steps * self.batch_tokens,
+            "warmup_tokens": self.tokens_at(self.schedule.warmup_steps),
             "optimizer": o.name,
             "parameterization": self.parameterization.name,
             "seed": self.seed,
@@ -236,9 +250,10 @@ class Point:
             "beta2": o.beta2,
             "eps": o.eps,
             "clip": o.clip,
-            "cooldown_tokens": self.schedule.cooldown_steps * self.batch_tokens,
+            "cooldown_tokens": self.tokens - self.tokens_at(self.steps - self.schedule.cooldown_steps),
             "cooldown_shape": self.schedule.cooldown_shape,
             "final_ratio": self.schedule.final_ratio,
+            "batch_ramp": self.batch_ramp,
             "precision": self.precision,
             "data": d.name,
             "tokenizer": d.tokenizer,

@@ -1,6 +1,7 @@
 """One pure function from ratios to numbers: `resolve(config, data) -> Point` (DESIGN, decision 1).
 
     tokens D = tpp * N            batch B = batch_size * context (tokens)          steps = round(D / B)
+    (of several batches: harness/ramp.py)
     tau = B/(eta*lambda*D) = 1/(eta*lambda*steps)   =>   lambda = 1/(tau*eta*steps)
 
 eta and lambda are the adjusted peak values of the hidden matrices; what a Point stores is their base values.
@@ -16,6 +17,7 @@ from functools import lru_cache
 from harness.config import Config
 from harness.errors import UserError
 from harness.point import DataSpec, OptimizerSpec, Point, ScheduleSpec, ValidationSpec
+from harness.ramp import Stretches, steps_after, stretches
 from models.count import count_params
 from models.parameterization import Parameterization, hidden
 from models.shape import LARGEST, LlamaShape
@@ -73,14 +75,14 @@ def _resolve(config: Config, data: DataFacts) -> Point:
     shape = resolve_shape(config, data.vocab)
     parameterization = resolve_parameterization(config)
     batch_size = _batch_size(config, shape.context)
-    batch_tokens = batch_size * shape.context
-    steps = _steps(config, count_params(shape).params, batch_tokens)
-    _enough(config, data, steps * batch_tokens)
+    run = _stretches(config, count_params(shape).params, batch_size, shape.context)
+    steps = sum(n for n, _ in run)
+    _enough(config, data, sum(n * size for n, size in run) * shape.context)
     return Point(
         shape=shape,
         parameterization=parameterization,
         optimizer=_optimizer(config, shape, parameterization, steps),
-        schedule=_schedule(config, steps, batch_tokens),
+        schedule=_schedule(config, run, shape.context),
         data=DataSpec(
             name=config.data.name,
             tokenizer=_tokenizer_name(config.data.tokenizer),
@@ -89,7 +91,7 @@ def _resolve(config: Config, data: DataFacts) -> Point:
             unique_tokens=data.train_tokens,
         ),
         validation=_validation(config, shape.context),
-        batch_size=batch_size,
+        batch_size=run[-1][1],
         steps=steps,
         seed=config.seed,
         precision=config.precision,
@@ -128,16 +130,17 @@ def _batch_size(config: Config, context: int) -> int:
     return int(tokens // context)
 
 
-def _steps(config: Config, params: int, batch_tokens: int) -> int:
+def _stretches(config: Config, params: int, batch_size: int, context: int) -> Stretches:
+    """The run's (steps, sequences per step), so that its tokens are nearest to those asked."""
     given = _one_of("tpp", config.tpp, "tokens", config.tokens)
     tokens = _positive("tpp", config.tpp) * params if given == "tpp" else _positive("tokens", config.tokens)
-    steps = round(tokens / batch_tokens)
-    if steps < 1:
+    run = stretches(config.schedule.batch_ramp, batch_size, tokens, context)
+    if not run:
         raise UserError(
-            f"{tokens:.4g} tokens are less than one batch of {batch_tokens:.12g} tokens.\n"
+            f"{tokens:.4g} tokens are less than one batch of {batch_size * context:.12g} tokens.\n"
             f"Raise {given} or lower batch_size."
         )
-    return steps
+    return run
 
 
 def _enough(config: Config, data: DataFacts, tokens: int) -> None:
@@ -185,16 +188,16 @@ def _optimizer(config: Config, shape: LlamaShape, p: Parameterization, steps: in
     )
 
 
-def _schedule(config: Config, steps: int, batch_tokens: int) -> ScheduleSpec:
-    s = config.schedule
+def _schedule(config: Config, run: Stretches, context: int) -> ScheduleSpec:
+    s, steps = config.schedule, sum(n for n, _ in run)
     if not 0 <= s.final_ratio <= 1:
         raise UserError(f"schedule.final_ratio={s.final_ratio:g} is impossible: 0 <= final_ratio <= 1.")
     _one_of("schedule.warmup", s.warmup, "schedule.warmup_tokens", s.warmup_tokens)
-    warmup = _stretch("schedule.warmup", s.warmup, s.warmup_tokens, steps, batch_tokens)
+    warmup = _part("schedule.warmup", s.warmup, s.warmup_tokens, run, context)
     cooldown, shape = 0, ""
     if s.name == "wsd":
         _one_of("schedule.cooldown", s.cooldown, "schedule.cooldown_tokens", s.cooldown_tokens)
-        cooldown = _stretch("schedule.cooldown", s.cooldown, s.cooldown_tokens, steps, batch_tokens)
+        cooldown = _part("schedule.cooldown", s.cooldown, s.cooldown_tokens, run[::-1], context)
         shape = _choice("schedule.cooldown_shape", s.cooldown_shape or "linear", COOLDOWNS)
     elif s.cooldown is not None or s.cooldown_tokens is not None or s.cooldown_shape is not None:
         raise UserError(f"schedule={s.name} has no cooldown; drop schedule.cooldown*, or use schedule=wsd.")
@@ -205,16 +208,16 @@ def _schedule(config: Config, steps: int, batch_tokens: int) -> ScheduleSpec:
         )
     # A constant schedule has no end to decay to, so two constant points differ by nothing but what is written here.
     final_ratio = 1.0 if s.name == "constant" else s.final_ratio
-    return ScheduleSpec(s.name, warmup, cooldown, shape, final_ratio)
+    return ScheduleSpec(s.name, warmup, cooldown, shape, final_ratio, run[:-1])
 
 
-def _stretch(name: str, fraction: float | None, tokens: float | None, steps: int, batch_tokens: int) -> int:
-    """Steps of a stretch that is given as a fraction of the run or in tokens."""
+def _part(name: str, fraction: float | None, tokens: float | None, run: Stretches, context: int) -> int:
+    """Steps of the beginning of `run` that is given as a fraction of its steps or in tokens."""
     if tokens is not None:
-        return round(_positive(f"{name}_tokens", tokens, zero=True) / batch_tokens)
+        return steps_after(run, _positive(f"{name}_tokens", tokens, zero=True), context)
     if not 0 <= fraction <= 1:
         raise UserError(f"{name}={fraction:g} is a fraction of the run: 0 <= {name} <= 1 (or {name}_tokens=TOKENS).")
-    return round(fraction * steps)
+    return round(fraction * sum(n for n, _ in run))
 
 
 def _validation(config: Config, context: int) -> ValidationSpec:

@@ -162,9 +162,9 @@ class State:
         return now
 
     def compiled_now(self) -> None:
-        """The first step of a shape compiles; the time since the last call of `clock` is no time of this point."""
+        """The first step of a shape and batch compiles; the time since the last call of `clock` is no time of this point."""
         now = time.perf_counter()
-        self.compile_seconds, self._mark = now - self._mark, now
+        self.compile_seconds, self._mark = self.compile_seconds + now - self._mark, now
 
 
 def _measured(found: tuple[dict, dict, list[str]], steps: set[int]) -> bool:

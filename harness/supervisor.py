@@ -46,9 +46,11 @@ def check_devices(point: Point, devices: int, parallel: str) -> None:
         raise UserError(f"launcher.parallel={parallel} is not one of {', '.join(PARALLEL)}.")
     if devices < 1:
         raise UserError(f"launcher.devices_per_point={devices} must be at least 1.")
-    if point.batch_size % devices:
-        raise UserError(f"launcher.devices_per_point={devices} must divide batch_size={point.batch_size}: "
-                        "each device takes an equal share of every batch.")  # fmt: skip
+    for _, size in point.stretches:
+        if size % devices:
+            key = "batch_size" if size == point.batch_size else "each batch of schedule.batch_ramp, here "
+            raise UserError(f"launcher.devices_per_point={devices} must divide {key}={size}: "
+                            "each device takes an equal share of every batch.")  # fmt: skip
 
 
 def supervise(run: RunDirectory, runtime: Any, on_progress: Callable[[int, int, float], None],
@@ -56,8 +58,8 @@ def supervise(run: RunDirectory, runtime: Any, on_progress: Callable[[int, int, 
     """Train `run.point` on `runtime.devices` processes; arguments, result and errors as of `train.train_point`.
     Raises RankError where a rank dies."""
     check_devices(run.point, runtime.devices, runtime.parallel)
-    batch, share = run.point.batch_size, run.point.batch_size // runtime.devices
-    micro_batch = min(runtime.micro_batch or batch, batch)
+    batch = run.point.largest_batch
+    share, micro_batch = batch // runtime.devices, min(runtime.micro_batch or batch, batch)
     while True:
         if should_stop():
             return _stopped(run)

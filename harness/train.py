@@ -208,7 +208,7 @@ class _Training:
                 if time.perf_counter() - begun > STRETCH_SECONDS:
                     return False
             grown, self.size = self.size not in (None, len(tokens)), len(tokens)
-            first = not step.used or grown and step.compiled
+            first = not step.used or grown and state.numerics["compiled"]
             row = hyper.per_step[state.step]
             state.log[state.step] = step(w, m, v, row, hyper.fixed, tokens, state.micro_batch)
             state.step += 1

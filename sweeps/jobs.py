@@ -165,9 +165,11 @@ class Launcher(Protocol):
 
 
 def compile_key(point: Point, micro_batch: int | None = None) -> str:
-    """Equal for points that one compiled step serves: shape, sequences per pass and precision are built into it;
-    learning rate, weight decay, multipliers, schedule, seed and the number of steps are its inputs."""
-    return _digest(point.shape, point.batch_size, micro_batch, point.precision)
+    """Equal for points that the same compiled steps serve: shape, sequences per pass and precision are built into one, of
+    which a ramp needs one for each batch; learning rate, weight decay, multipliers, schedule, seed and the number of steps
+    are its inputs."""
+    sizes = tuple(sorted({size for _, size in point.stretches}))
+    return _digest(point.shape, sizes if len(sizes) > 1 else sizes[0], micro_batch, point.precision)
 
 
 @cache
