@@ -107,12 +107,17 @@ class Step:
 
     @torch.no_grad()
     def evaluate(self, weights, tokens: Tensor, chunk: int) -> float:
-        """Mean cross-entropy in nats per token over tokens (n, T+1), `chunk` sequences at a time."""
+        """Mean cross-entropy in nats per token over tokens (n, T+1), `chunk` sequences at a time; the last, smaller chunk
+        is not worth compiling for."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in tokens.split(chunk):
-            loss, _ = _loss(self.model, weights, self.scales, part.to(self.device), self.device, self.precision)
-            total += loss.double() * part.shape[0]
-        return float(total / tokens.shape[0])
+            part = part.to(self.device)
+            if self.compiled and len(part) == chunk:
+                loss = self._call(_cross_entropy, weights.flat, self.scales, part)
+            else:
+                loss = _cross_entropy(self.model, self.layout, self.device, self.precision, weights.flat, self.scales, part)
+            total += loss.double() * len(part)
+        return float(total / len(tokens))
 
 
 def _loss(model, weights, scales, tokens, device, precision):
@@ -120,6 +125,10 @@ def _loss(model, weights, scales, tokens, device, precision):
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
         logits = functional_call(model, {**weights, "multipliers": scales}, (tokens[:, :-1],))
     return token_loss(logits, tokens[:, 1:], model.shape.z_loss)
+
+
+def _cross_entropy(model, layout, device, precision, w, scales, tokens):
+    return _loss(model, layout.split(w), scales, tokens, device, precision)[0]
 
 
 def _gradient(model, layout: Layout, device, precision, w, scales, tokens):

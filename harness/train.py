@@ -130,6 +130,7 @@ class _Training:
         self.state, self.group, self.runtime, self.point = state, state.group, state.runtime, state.point
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pace: float | None = None  # seconds of a step, in the last stretch
+        self.validated = False
         self.size: int | None = None  # sequences of the last step
         sizes, ends = [size for _, size in self.point.stretches], accumulate(steps for steps, _ in self.point.stretches)
         self.ends = list(zip(sizes, ends, strict=True))  # (sequences, step after which the batch is another)
@@ -238,7 +239,12 @@ class _Training:
         state = self.state
         if state.validation and state.validation[-1][0] == state.step:
             return
-        chunk, begun = max(1, EVALUATE_TOKENS // self.point.shape.context), time.perf_counter()
+        chunk = max(1, EVALUATE_TOKENS // self.point.shape.context)
+        if state.numerics["compiled"] and not self.validated:
+            state.clock()
+            state.stepper.evaluate(state.weights, held_out[:chunk], chunk)  # the first one compiles
+            state.compiled_now()
+        self.validated, begun = True, time.perf_counter()
         state.validation.append((state.step, state.stepper.evaluate(state.weights, held_out, chunk)))
         state.validate_seconds += time.perf_counter() - begun
 
