@@ -192,6 +192,7 @@ class Config:
     device: str = "auto"  # auto | cpu | cuda
     checkpoint_seconds: float = 30.0
     curve_points: int = 200  # rows kept in curve.parquet, evenly over the run
+    profile: bool = False  # train only: first say where a step's time goes
     keep_weights: bool = False  # leave weights.safetensors in each run directory
     reuse: list[str] | None = None  # runs directories whose finished points are taken; null: those beside a default `out`
     out: str | None = None  # default out/NAME

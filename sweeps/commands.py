@@ -14,6 +14,7 @@ from harness.redact import redact
 from sweeps.axes import parse_values
 from sweeps.jobs import Summary
 from sweeps.launch import Planned, follow_plan, make_folders, prepare_plan, run_plan
+from sweeps.profiling import check_profile, profile, refuse_profile, render_profile
 from sweeps.records import queued
 from sweeps.status import read_state, render_status
 from sweeps.status import status as read
@@ -22,13 +23,17 @@ from sweeps.trunks import trunk_report
 
 def train(words: list[str], flags: dict) -> int:
     """One point: a sweep of one."""
-    planned, summary = _launch(compose(words, "train", flags.get("--config-dir")), flags, "train")
+    request = compose(words, "train", flags.get("--config-dir"))
+    check_profile(request.config)
+    planned, summary = _launch(request, flags, "train")
     if summary is None:
         return 0
     run_dir = planned.plan.runs_dir / planned.members[0].point.id
     result = read_json(run_dir / "result.json") or {}
     if flags.get("--json"):
-        print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(planned, run_dir), **result}))
+        more = {"profile": read_json(run_dir / "profile.json")} if request.config.profile else {}
+        print(json.dumps({"run_id": run_dir.name, "run_dir": str(run_dir), "status": _status(planned, run_dir), **result,
+                          **more}))  # fmt: skip
     elif result.get("loss") is not None:
         floor = result.get("entropy_rate")
         beside = f" (entropy rate of the source {floor:.4f})" if floor is not None else ""
@@ -43,7 +48,9 @@ def train(words: list[str], flags: dict) -> int:
 def train_quietly(words: list[str], config_dir: str | None = None) -> tuple[Path, str, float | None, Summary]:
     """(run directory, status, loss or None, summary) of one point, without progress: a job of Hydra's (multirun.py)."""
     own = [] if any(word.startswith("launcher.workers=") for word in words) else ["launcher.workers=1"]
-    planned = prepare_plan(compose([*words, *own], "train", config_dir), name="train", report=_to_stderr, only_one=True)
+    request = compose([*words, *own], "train", config_dir)
+    refuse_profile(request.config, "-m")
+    planned = prepare_plan(request, name="train", report=_to_stderr, only_one=True)
     summary = run_plan(planned, quiet=True)
     run_dir = planned.plan.runs_dir / planned.members[0].point.id
     status, result = _status(planned, run_dir), read_json(run_dir / "result.json") or {}
@@ -53,6 +60,7 @@ def train_quietly(words: list[str], config_dir: str | None = None) -> tuple[Path
 def prepare_multirun(request: Request, words: list[str]) -> list[str]:
     """Plans what Hydra's jobs will ask for, prepares its data and folders; returns `words` with the ranges, which are not
     of Hydra's grammar, as lists (multirun.py). Raises UserError for whatever cannot be."""
+    refuse_profile(request.config, "-m")
     make_folders(prepare_plan(request, name="train", report=_to_stderr))
     pairs = [word.partition("=")[::2] for word in words]
     return [f"{key}={','.join(str(v) for v in parse_values(key, value))}" if RANGE.match(value) else word
@@ -63,6 +71,7 @@ def sweep(words: list[str], flags: dict) -> int:
     """The points of a sweep that are not there yet."""
     config_dir = flags.get("--config-dir")
     request = compose(_named("sweep", words, config_dir), "sweep", config_dir)
+    refuse_profile(request.config, "hyperlaw sweep")
     if flags.get("--detach"):
         if flags.get("--wait"):
             raise UserError("--detach and --wait contradict each other: waiting is what `sweep` does.")
@@ -115,7 +124,11 @@ def _launch(request: Request, flags: dict, name: str | None) -> tuple[Planned, S
         report(planned.plan.render())
     for data in sorted(planned.book.provisional):
         report(f"data={data} is not prepared yet: ids are provisional, and whether its tokens suffice is not known")
-    return planned, None if dry_run else run_plan(planned, detach=bool(flags.get("--detach")))
+    if dry_run:
+        return planned, None
+    if request.config.profile:
+        report(render_profile(profile(planned)))
+    return planned, run_plan(planned, detach=bool(flags.get("--detach")))
 
 
 def _summary_line(summary: Summary) -> str:
