@@ -38,7 +38,7 @@ STATUS_WORDS = {
 # Settings that must be equal within a law: each combination gets a law of its own.
 SETTINGS = (
     "parameterization optimizer schedule weight_decay_mode context base_width base_depth data data_fingerprint "
-    "tokenizer precision beta1 beta2 eps clip cooldown_shape final_ratio tied qk_norm z_loss init_std "
+    "tokenizer precision beta1 beta2 eps clip cooldown_shape final_ratio batch_ramp tied qk_norm z_loss init_std "
     "embedding_lr_multiplier"
 ).split()
 # What makes a scale: a law runs across them, a slice holds them.

@@ -24,6 +24,7 @@ from harness.resolve import RELATIONS
 COMMAND_LINE, SWEEP_FILE = "command line", "sweep file"
 RANGES = ("log2", "log10", "geom", "linear")
 MAX_VALUES = 10_000
+LISTS = ("schedule.batch_ramp",)
 _RANGE = re.compile(r"\s*(log2|log10|geom|linear|[a-z]\w*(?=\s*\([\d\s.,+-]*\)))\s*\((.*)\)\s*")
 
 
@@ -131,6 +132,8 @@ def _axis(group: Mapping, typed: Callable[[str, Any], Any]) -> Axis:
 
 
 def _typed_values(key: str, raw: Any, typed: Callable[[str, Any], Any]) -> list[Any]:
+    if key in LISTS:  # a value is a list itself
+        return [_frozen(typed(key, value)) for value in (raw if isinstance(raw, (list, tuple)) else [raw])]
     out = []
     for value in parse_values(key, raw):
         try:
@@ -141,6 +144,11 @@ def _typed_values(key: str, raw: Any, typed: Callable[[str, Any], Any]) -> list[
                 raise
             out.append(typed(key, round(value)))
     return out
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: values of axes are compared and looked up."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _check_keys(groups: list[tuple[Mapping, str]], request) -> None:

@@ -49,7 +49,8 @@ class Group:
     def label(self) -> str:
         point = self.points[0]
         s = point.shape
-        return f"{s.width}x{s.depth} context {s.context} batch {point.batch_size}"
+        sizes = "-".join(str(size) for _, size in point.stretches)
+        return f"{s.width}x{s.depth} context {s.context} batch {sizes}"
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,8 @@ def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates
     if mode == "auto" and (missing := missing_for_compile(kind)):
         return Group(key, *left, False, f"{missing} is missing here", eager)
     first = rates.compile_warm if cached else rates.compile_cold
-    compilation = first + (min(workers, len(points)) - 1) * rates.compile_warm
+    sizes = len({size for point in points for _, size in point.stretches})  # a ramp has a step for each
+    compilation = sizes * (first + (min(workers, len(points)) - 1) * rates.compile_warm)
     compiled = sum(stretch.seconds(rates, compiled=True) for stretch in stretches) + compilation
     chosen = compiled < eager if mode == "auto" else mode == "always"
     other = f"eager takes {duration(eager)}" if chosen else f"compiled takes {duration(compiled)}"
