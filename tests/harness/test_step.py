@@ -66,7 +66,7 @@ def test_evaluation_is_the_mean_over_all_tokens():
     p, tokens = setting("precision=fp32", "model.z_loss=0")
     step = Step(p.shape, p.parameterization, p.precision, "cpu", False)
     model = Llama(p.shape, scales(p.shape, p.parameterization))
-    w = {k: t.detach() for k, t in model.named_parameters()}
+    w = step.place({k: t.detach() for k, t in model.named_parameters()})
     with torch.no_grad():
         expected = float(model.loss(tokens)[0])
     assert step.evaluate(w, tokens, 4) == pytest.approx(expected, rel=1e-5)
