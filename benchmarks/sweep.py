@@ -108,7 +108,8 @@ def command_of(point: Point, inputs: Path, result: Path, tuned: bool) -> list[st
              "batch": point.batch_size, "steps": point.steps, "warmup": point.schedule.warmup_steps,
              "weight_decay": o.weight_decay, "betas": f"[{o.beta1},{o.beta2}]", "eps": o.eps, "clip": o.clip,
              "validate": f"[{','.join(map(str, (*point.validation.fractions, 1.0)))}]",
-             "threads": 1 if tuned else 2, "tuned": str(tuned).lower(), "fused_attention": str(not tuned).lower()}  # fmt: skip
+             "threads": 1 if tuned else 2,
+             "tuned": str(tuned).lower(), "fused_attention": str(not tuned).lower()}  # fmt: skip
     return [sys.executable, str(ROOT / "benchmarks/user_train.py"), *(f"{k}={v}" for k, v in words.items())]
 
 
