@@ -15,7 +15,7 @@ the same. A rung that any point of a slice has passed is decided.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +72,8 @@ class Halving:
         self.references = _references(self.all)
         self.groups = self._groups()
         self.decided: dict[int, int] = {}  # group -> rungs decided by this process
-        self.asked: set[tuple[str, int | None]] = set()
+        self.asked: set[tuple[str, int | None]] = set()  # (run id, step) that a launcher was given
+        self.shifts: dict[int, list] = {}  # rung -> ((key, schedule), shift or None) of every slice, as of now
         self.said = False
 
     def _groups(self) -> list[Group]:
@@ -108,6 +109,7 @@ class Halving:
         if self.said:
             return None
         notes, until, members, pruned = [], {}, [], []
+        self.shifts = {}
         states = self._states()
         for k, group in enumerate(self.groups):
             stage = self._stage(k, states)
@@ -161,11 +163,14 @@ class Halving:
         return {m.point.id: self._steps(m)[stage] for m in group.pausing}
 
     def _all_there(self, group: Group, stage: int, states: dict[str, RunState]) -> bool:
-        """Whether all points that still train are at the rung. One that failed for good is not waited for."""
-        states = {m.point.id: states[m.point.id] for m in group.pausing}
-        return not any(state.left and state.status not in FAILED
-                       and (state.status != "pending" or state.step < self._steps(m)[stage])
-                       for m, state in zip(group.pausing, states.values(), strict=True))  # fmt: skip
+        """Whether all points that still train are at the rung. One that failed, or could not be brought so far, is not
+        waited for."""
+        for member in group.pausing:
+            state, rung = states[member.point.id], self._steps(member)[stage]
+            tried = (member.point.id, rung) in self.asked and state.status != "running"
+            if state.left and state.status not in FAILED and not tried and not (state.paused and state.step >= rung):
+                return False
+        return True
 
     # ---- deciding
 
@@ -175,8 +180,9 @@ class Halving:
         for cut in group.cuts:
             for run_id, reason in self._judge(cut, stage).items():
                 losing[run_id].append((cut, reason))
-        containing = {m.point.id: sum(m in cut.members for cut in group.cuts) for m in group.pausing}
-        reasons = {i: found[0][1] for i, found in losing.items() if len(found) == containing.get(i, 0)}
+        containing = Counter(i for cut in group.cuts for i in {m.point.id for m in cut.members})
+        pausing = {m.point.id for m in group.pausing}
+        reasons = {i: found[0][1] for i, found in losing.items() if i in pausing and len(found) == containing[i]}
         lines = []
         for cut in group.cuts:
             values = sorted({m.values[cut.key] for m in cut.members if m.point.id in reasons})
@@ -206,7 +212,7 @@ class Halving:
         best, found = int(mean.argmin()), {}
         for value, loss, stopped in zip(values, mean, verdict.stopped, strict=True):
             for m in cut.members if stopped else ():
-                if m.values[cut.key] == value and losses[m.point.id] is not None:
+                if m.values[cut.key] == value and finished(self.runs_dir / m.point.id) in (None, "pruned"):
                     step = self._steps(m)[stage]
                     message = (f"{loss - mean[best]:.3g} nats behind {cut.key}={values[best]:.4g} after {step} of "
                                f"{m.point.steps} steps; risk {max(verdict.risk, 1e-4):.2g}")  # fmt: skip
@@ -215,21 +221,24 @@ class Halving:
 
     def _belief(self, cut: Cut, stage: int):
         """How far optima move: the prior, and what the finished slices of the same key and schedule showed."""
+        from sweeps.stopping import PRIOR
+
+        if stage not in self.shifts:
+            self.shifts[stage] = [(_kind(other), self._shift(other, stage)) for other in self.all]
+        return PRIOR.updated([s for kind, s in self.shifts[stage] if kind == _kind(cut) and s is not None])
+
+    def _shift(self, cut: Cut, stage: int) -> float | None:
+        """How far the optimum of a slice moved from a rung to the end; None where that is not known."""
         import numpy as np
 
-        from sweeps.stopping import PRIOR, moved
+        from sweeps.stopping import moved
 
-        seen = []
-        for other in self.all:
-            if other is cut or _kind(other) != _kind(cut):
-                continue
-            rung = self._profile(other, lambda m: self._loss_at(m, stage))
-            end = self._profile(other, self._end) if rung else None
-            if rung and end and rung.keys() == end.keys():
-                shift = moved(np.log(list(rung)), np.array(list(rung.values())), np.array(list(end.values())),
-                              self.settings.rungs[stage])  # fmt: skip
-                seen += [] if shift is None else [shift]
-        return PRIOR.updated(seen)
+        end = self._profile(cut, self._end)
+        rung = end and self._profile(cut, lambda m: self._loss_at(m, stage))
+        if not rung:
+            return None
+        return moved(np.log(cut.values), np.array(list(rung.values())), np.array(list(end.values())),
+                     self.settings.rungs[stage])  # fmt: skip
 
     def _profile(self, cut: Cut, loss: Callable[[Member], float | None]) -> dict[float, float] | None:
         """Mean loss at each value; None where any is not known."""

@@ -143,15 +143,17 @@ class Summary:
         return 128 + self.signal if self.signal else int(self.failed > 0 or self.left > 0)
 
 
-def pausing(jobs: list[Job], until: Mapping[str, int], steps: Mapping[str, int]) -> list[Job]:
-    """Jobs of points as far as the steps `until` (run id -> step); those that are there, by `steps`, are left out."""
+def pausing(jobs: list[Job], until: Mapping[str, int], states: Mapping[str, Any]) -> list[Job]:
+    """Jobs of points as far as the steps `until` (run id -> step); those that have paused there, by their `states`
+    (status.RunState), are left out."""
     found = []
     for job in jobs:
-        if (end := until.get(job.id)) is None:
+        end, state = until.get(job.id), states.get(job.id)
+        if end is None:
             found.append(job)
-        elif steps[job.id] < end:
-            share = (end - steps[job.id]) / job.points[0].steps
-            found.append(replace(job, until=end, first=steps[job.id], seconds=job.seconds * share))
+        elif not (state.paused and state.step >= end):
+            first = min(state.step, end)
+            found.append(replace(job, until=end, first=first, seconds=job.seconds * (end - first) / job.points[0].steps))
     return found
 
 

@@ -163,7 +163,7 @@ class Launch:
         for job in jobs:
             if not job.trunk and until.get(job.id) is None and self._was_pruned(plan, job):
                 reopen(self.settings.runs_dir, job.points[0], self.settings.lease_seconds)
-        return pausing(jobs, until, {i: plan.states[i].step for i in until if i in plan.states}) if until else jobs
+        return pausing(jobs, until, plan.states) if until else jobs
 
     def _was_pruned(self, plan: Plan, job: Job) -> bool:
         state = getattr(plan, "states", {}).get(job.id)

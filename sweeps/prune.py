@@ -17,8 +17,8 @@ FILES = ("result.json", "curve.parquet")  # as the pause left them (harness/endi
 
 
 def prune(runs_dir: Path, point: Point, reason: dict, lease_seconds: float) -> bool:
-    """Mark the paused run of `point` as pruned for `reason`; False where it could not be taken (another launch has it) or
-    its files are not there. The same again changes nothing."""
+    """Mark the paused run of `point` as pruned for `reason`; False where it could not be taken (another launch has it), has
+    ended, or its files are not there. The same again changes nothing."""
     return _write(runs_dir, point, "pruned", reason, lease_seconds)
 
 
@@ -31,8 +31,8 @@ def reopen(runs_dir: Path, point: Point, lease_seconds: float) -> bool:
 
 def _write(runs_dir: Path, point: Point, status: str, reason: dict, lease_seconds: float) -> bool:
     run_dir = Path(runs_dir) / point.id
-    if (finished(run_dir) == "pruned") == (status == "pruned"):
-        return True
+    if (ended := finished(run_dir)) != ("pruned" if status == "pending" else None):
+        return ended == status
     lease = claim(run_dir, lease_seconds)
     if lease is None:
         return False

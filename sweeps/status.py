@@ -42,6 +42,11 @@ class RunState:
         return self.reopened or self.status not in FINISHED
 
     @property
+    def paused(self) -> bool:
+        """At a step where it was to wait for a decision."""
+        return self.status == "pending" and (self.reason or {}).get("type") == "paused"
+
+    @property
     def why(self) -> str:
         """The reason in one line."""
         reason = self.reason or {}

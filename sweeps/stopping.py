@@ -63,25 +63,22 @@ PRIOR = Shift()
 
 @dataclass(frozen=True)
 class Verdict:
-    """`stopped` (n,) bool; `chance` (n,) that each value wins; `risk` that the winner or a neighbour is stopped."""
+    """`stopped` (n,) bool, and the chance that the winner or a neighbour of it is among them."""
 
     stopped: np.ndarray
-    chance: np.ndarray
     risk: float
 
 
 def judge(x: np.ndarray, loss: np.ndarray, noise: float, share: float, belief: Shift, risk: float, keep: int) -> Verdict:
     """Which of the values x (n,) ascending, natural logs, are stopped at `share` of the run, given the loss (n,) of each
     there (infinite where it diverged; these count as stopped already) and its s.d. `noise`."""
-    n, alive = len(x), np.isfinite(loss)
+    order, stopped = np.flatnonzero(np.isfinite(loss)), np.zeros(len(x), bool)
+    count = len(order)
+    if count <= keep:
+        return Verdict(stopped, 0.0)
     wins = _winners(x, loss, noise, math.log(1 / share), belief)
-    chance = np.bincount(wins, minlength=n) / len(wins)
-    order = np.flatnonzero(alive)
-    if len(order) <= max(keep, 3):
-        return Verdict(np.zeros(n, bool), chance, 0.0)
     place = np.searchsorted(order, wins)  # of the winner among those alive
     best = int(np.argmin(loss[order]))
-    count = len(order)
     # below[a]: chance that the first a hold the winner or its lower neighbour; above[b]: the same of the last b.
     at = np.bincount(place, minlength=count) / len(place)
     below = np.concatenate([[0.0], np.cumsum(at)[1:], [1.0]])
@@ -89,9 +86,8 @@ def judge(x: np.ndarray, loss: np.ndarray, noise: float, share: float, belief: S
     cuts = [(a, b) for a in range(max(best, 1)) for b in range(max(count - 1 - best, 1))
             if count - a - b >= keep and below[a] + above[b] <= risk]  # fmt: skip
     a, b = max(cuts, key=lambda cut: (sum(cut), -below[cut[0]] - above[cut[1]]))
-    stopped = np.zeros(n, bool)
     stopped[order[:a]] = stopped[order[count - b :]] = True
-    return Verdict(stopped, chance, float(below[a] + above[b]))
+    return Verdict(stopped, float(below[a] + above[b]))
 
 
 def noise_of(losses: Sequence[Sequence[float]]) -> float:
