@@ -143,7 +143,7 @@ def next_round(state: Refinement, runs_dir: Path, workers: int) -> tuple[list[di
 def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], workers: int) -> tuple[list[dict], list[str]]:
     """As next_round; loss_of: infinite where a member diverged, None without a result."""
     from sweeps.beliefs import believe
-    from sweeps.spend import plan_rest
+    from sweeps.spend import farthest, plan_rest
 
     rows: dict[str, list] = {}
     for member in state.members.values():
@@ -154,7 +154,9 @@ def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], w
     left = state.budget - state.spent
     plan, now, end = plan_rest(laws, left)
     said = ", ".join(f"{law.name} {_interval(law.half)}" for law in laws)
-    if not plan or now - end < WORTH * len(laws):
+    if now - end < WORTH * len(laws):
+        plan = farthest(laws, left)
+    if not plan:
         cheapest = min(cell.flops for cell in cells)
         why = "the budget is spent" if left < cheapest else "nothing that the rest of the budget can buy narrows it"
         return [], [f"refine ends: {why} ({state.spent / state.budget:.0%} of it spent, {state.spent / state.whole:.0%} of "

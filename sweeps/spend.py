@@ -22,11 +22,11 @@ from sweeps.cells import lattice
 from sweeps.design import Sums, vertex_variance
 
 NOTHING = 20.0  # log half-width of a law that is not determined
-LEAST = 1e-3  # gain in log half-width of a move worth its point
+LEAST = 4e-4  # gain in log half-width of a move worth its point
 DEAR = 0.1  # share of what is left that a slice costs, for greed to miss it
 MANY = 0.06  # share of what is left up to which a new slice gets SIX values: a basin's bend is told by as many
 SIX = 6
-RUNS = 2  # runs of a slice, at most, times those of the grid's
+RUNS = 3  # runs of a slice, at most, times those of the grid's
 
 
 @dataclass(frozen=True)
@@ -317,6 +317,20 @@ def plan_rest(laws: list[LawBelief], budget: float) -> tuple[list[Move], float, 
         chosen.append(better)
         left -= better.cost
         start.apply(better)
+
+
+def farthest(laws: list[LawBelief], budget: float) -> list[Move]:
+    """The slice of the largest declared scale that the budget affords, where a law has none as large: a law is to be
+    measured as near to its target as can be, also where it expects nothing from that."""
+    thought, moves = Thought(laws), []
+    for i, slots in enumerate(thought.slots):
+        reached = max((s.cell.flops for s in slots if math.isfinite(s.variance)), default=0.0)
+        for slot in sorted(slots, key=lambda slot: -slot.cell.flops):
+            if slot.cell.declared and slot.cell.flops > reached and (move := thought.best(i, slots.index(slot), budget)):
+                moves.append(move)
+                budget -= move.cost
+                break
+    return moves
 
 
 def _rollout(start: Thought, budget: float) -> tuple[list[Move], float]:

@@ -1,0 +1,273 @@
+"""sweep.strategy=refine: its criterion is true, its choices follow from it, its budget holds, and a relaunch goes on."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from analysis.fit import fit
+from analysis.law import fit_power_law
+from analysis.surface import fit_surface
+from analysis.table import read_runs
+from benchmarks.planted_sweeps import FACTS, draw
+from benchmarks.refine import planted, ratio_of
+from harness.errors import UserError
+from sweeps.beliefs import Belief
+from sweeps.cells import cells_between, declared_cells, lattice, target_of
+from sweeps.design import LawDesign, scatter, vertex_variance
+from sweeps.expand import expand_members
+from sweeps.launch import prepare_plan
+from sweeps.plan import make_plan
+from sweeps.refine import FILE, begin, choose_round, damaged, refinement
+from sweeps.spend import Slots
+
+NOWHERE = Path("never written")
+
+
+WIDTHS, LRS = [32, 48, 64, 96, 128], "log2(-11, -3, 9)"
+
+
+@pytest.fixture
+def sweep(request_of):
+    """(best log2 LR by width, noise) -> (request, members, loss of a member)."""
+
+    def build(best, noise=0.002, lrs=LRS, widths=WIDTHS, **more):
+        fields = {"axes": {"model.width": widths, "optimizer.lr": lrs}, "strategy": "refine", **more}
+        r = request_of("batch_size=8", "optimizer.weight_decay=0.1", **fields)
+
+        def loss(member):
+            p = member.point
+            luck = np.random.default_rng(int(p.id, 16)).standard_normal()
+            return 3 + 0.03 * (math.log2(p.optimizer.lr) - best(p.shape.width)) ** 2 + noise * luck
+
+        return r, expand_members(r, FACTS), loss
+
+    return build
+
+
+def law(width):
+    return -6 - 0.7 * math.log2(width / 64)
+
+
+def rounds_of(state, loss, workers=2):
+    """All entries, round by round, with their values."""
+    found = []
+    while entries := choose_round(state, loss, workers)[0]:
+        assert all(state.add(entry) is not None for entry in entries)
+        state.rounds.append(entries)
+        assert state.spent <= state.budget
+        found.append([state.members[e["run_id"]].values for e in entries])
+    return found
+
+
+# ---- the criterion
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.5])
+@pytest.mark.parametrize("seeds", [(0,) * 6, (0, 0, 0, 0, 1, 1)])
+def test_the_variance_of_a_vertex_is_that_of_fitted_ones(seeds, doubt):
+    rng = np.random.default_rng(0)
+    z, curvature, noise = np.array([-2.0, -1.0, 0.3, 1.1, 2.2, -1.8]), 0.05, 0.01
+    seed, errors = np.array(seeds), []
+    for _ in range(1000):
+        at, shift = doubt * rng.standard_normal(), rng.standard_normal(2)
+        loss = 3 + curvature * (z - at) ** 2 + noise * rng.standard_normal(6) + 0.2 * shift[seed] * (len(set(seeds)) > 1)
+        errors.append(fit_surface(z[:, None], loss, seed, np.ones(6, bool)).vertex[0] - at)
+    assert vertex_variance(scatter(z, seed), curvature, noise, doubt, bend=0.0) == pytest.approx(np.var(errors), rel=0.15)
+
+
+def test_the_width_of_a_prediction_is_that_of_fitted_laws():
+    rng = np.random.default_rng(1)
+    x = np.stack([np.ones(5), np.array([0.0, 0.5, 1.0, 2.0, 3.0])], axis=1)
+    v, s, u = np.array([0.01, 0.02, 0.01, 0.03, 0.05]), 0.1, np.array([1.0, 4.0])
+    g = np.zeros(5)
+    design = LawDesign(x, u, g, 0.0, s)
+    errors = []
+    for _ in range(2000):
+        y = x @ [1.0, -0.5] + rng.standard_normal(5) * np.sqrt(v + s**2)
+        fitted = fit_power_law([{"params": math.exp(row[1])} for row in x], y, ["params"])
+        errors.append(u @ fitted.beta - (u @ [1.0, -0.5] + s * rng.standard_normal()))
+    assert design.parts(v)[1] == pytest.approx(np.var(errors), rel=0.1)
+    assert design.half_width(v) > design.half_width(v, spare=10)
+    assert design.half_width(np.where(np.arange(5) < 2, v, np.inf)) == np.inf  # no interval through two optima
+
+
+# ---- what it chooses
+
+
+def belief(sweep, x, noise=0.002, centre=0.0, inside=True, widths=(32, 64)):
+    r, members, _ = sweep(law, widths=list(widths))
+    cell = declared_cells(members, "optimizer.lr")[0]
+    logs = np.log([cell.values[i] for i in x])
+    tried = frozenset((cell.values[i], 0) for i in x)
+    middle = math.log(cell.values[4]) + centre
+    return Belief(cell, tried, logs, np.zeros(len(x), int), middle, 0.1, 0.06, noise, 0.01, inside, "interior")
+
+
+def test_an_ill_determined_vertex_gets_a_further_value(sweep):
+    move = Slots(belief(sweep, [3, 4, 5])).best(1e30, many=False)
+    assert move.kind == "value" and abs(math.log2(move.runs[0][0]) + 7) > 1.4  # far out it tells most
+
+
+def test_noise_on_a_full_grid_gets_seeds_two_at_a_time(sweep):
+    full = belief(sweep, range(9), noise=0.02)
+    between = {(v, 0) for v in lattice(full.cell)}  # all values between and beyond are there too
+    move = Slots(replace(full, tried=full.tried | between)).best(1e30, many=False)
+    assert move.kind == "seed" and [s for _, s in move.runs] == [1, 1]
+    assert move.runs[0][0] < math.exp(full.centre) < move.runs[1][0]
+
+
+def test_values_where_runs_diverged_are_not_tried(sweep):
+    limited = replace(belief(sweep, [2, 3, 4]), high=math.log(2.0**-6.2))
+    slots, seen = Slots(limited), []
+    while (move := slots.best(1e30, many=False)) and len(seen) < 12:
+        slots.apply(move)
+        seen += move.runs
+    assert seen and max(value for value, _ in seen) < 2.0**-6.2
+
+
+def test_a_slice_whose_optimum_lies_outside_is_extended(sweep):
+    best = {32: -5.5, 48: -1.8, 64: -6.0, 96: -6.3, 128: -6.5}
+    r, members, loss = sweep(best.get, lrs="log2(-9, -3, 7)")
+    state = begin(r, members, FACTS, NOWHERE)
+    first = choose_round(state, loss, 2)[0]
+    beyond = [e["set"] for e in first if e["set"].get("optimizer.lr", 0) > 2**-3]
+    assert beyond and all(e.get("model.width", 48) == 48 for e in beyond)
+
+
+def test_small_scales_come_first_and_scales_between_are_declared_by_their_neighbours(sweep):
+    r, members, loss = sweep(law)
+    state = begin(r, members, FACTS, NOWHERE)
+    assert {m.values["model.width"] for m in state.members.values()} == {32, 48}
+    rounds = rounds_of(state, loss)
+    assert max(v["model.width"] for v in rounds[0]) <= max(v["model.width"] for v in rounds[-1])
+    assert {v["model.width"] for group in rounds for v in group} <= {32, 48, 64, 80, 96, 112, 128}
+    between = {c.rest["model.width"] for c in cells_between(r, state.cells, FACTS)}
+    assert between == {80, 112}  # heads of 16 do not divide 40 or 56
+
+
+def test_rounds_keep_all_workers_busy(sweep):
+    r, members, loss = sweep(law)
+    rounds = rounds_of(begin(r, members, FACTS, NOWHERE), loss, workers=5)
+    assert all(len(group) >= 5 for group in rounds[:-1])
+
+
+def test_the_target_is_four_times_the_largest_on_the_ray_or_as_asked(sweep):
+    r, members, _ = sweep(law)
+    cells = declared_cells(members, "optimizer.lr")
+    largest = max(cells, key=lambda c: c.at["params"]).at
+    target = target_of(r, cells, FACTS)
+    assert target["params"] == 4 * largest["params"] and target["tpp"] == pytest.approx(20, rel=0.02)
+    asked, _, _ = sweep(law, target={"model.width": 512, "tpp": 40})
+    target = target_of(asked, cells, FACTS)
+    assert target["params"] > 3e6 and target["tpp"] == pytest.approx(40, rel=0.01)
+    for wrong in ("512", {"model.width": 511}):
+        with pytest.raises(UserError, match=r"sweep\.target"):
+            target_of(sweep(law, target=wrong)[0], cells, FACTS)
+
+
+@pytest.mark.parametrize("overrides, said", [
+    (["sweep.budget=0"], "sweep.budget=0"), (["sweep.budget=0.001"], "does not pay"), (["tau=0.1,0.2,0.4"], "extend_target"),
+    (["sweep.strategy=grid", "sweep.budget=0.3"], "the strategy is grid"), (["optimizer.lr=0.01"], "three values"),
+])  # fmt: skip
+def test_what_cannot_be_is_said(request_of, tmp_path, overrides, said):
+    words = ["sweep=bench", "data=markov", "sweep.strategy=refine", f"out={tmp_path}", f"cache={tmp_path}", *overrides]
+    with pytest.raises(UserError, match=said):
+        prepare_plan(request_of(*words), dry_run=True, probe=False)
+
+
+# ---- a launch and the next
+
+
+def launches(sweep, tmp_path, stop_after=99, spoil=None):
+    """Refines with results written by hand; returns the ids of all members."""
+    r, members, loss = sweep(law)
+    runs = tmp_path / "runs"
+    for _ in range(50):
+        if spoil:
+            spoil()
+        state = begin(r, members, FACTS, tmp_path / FILE)
+        now = list(state.members.values())
+        plan = make_plan([m.point for m in now], runs, r.config.launcher, tmp_path, "cpu", probe=False)
+        more = refinement(SimpleNamespace(request=r, members=now, plan=plan, book=FACTS, out=tmp_path), tmp_path)
+        by_id = {m.point.id: m for m in now}
+        for _ in range(stop_after):
+            for p in plan.left:
+                folder = runs / p.id
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "status.json").write_text(json.dumps({"status": "done"}))
+                (folder / "result.json").write_text(json.dumps({"loss": loss(by_id[p.id])}))
+            plan = more()
+            if not plan.points:
+                assert "refine ends" in plan.notes[0] and more() is None
+                return sorted(by_id)
+            again = begin(r, members, FACTS, tmp_path / FILE).members
+            assert set(by_id) < set(again) and {p.id for p in plan.points} == set(again) - set(by_id)
+            by_id = again
+    raise AssertionError("never ends")
+
+
+def test_a_relaunch_goes_on_identically(sweep, tmp_path):
+    once = launches(sweep, tmp_path / "a")
+    assert launches(sweep, tmp_path / "b", stop_after=1) == once  # killed after each round
+    assert launches(sweep, tmp_path / "a") == once  # all there: nothing is added
+
+
+def test_a_damaged_file_costs_a_line(sweep, tmp_path):
+    once = launches(sweep, tmp_path)
+    (tmp_path / FILE).write_text('{"rounds": [')
+    assert damaged(tmp_path / FILE)
+    assert launches(sweep, tmp_path) == once
+
+
+# ---- against the grid
+
+
+def test_planted_sweeps_are_no_wider_than_the_grid_at_two_fifths_of_its_price():
+    results = [planted(i) for i in (10, 12, 15, 26, 48)]
+    assert all(r["flops"] <= 0.4 for r in results)
+    assert median(map(ratio_of, results)) <= 1
+    assert sum(abs(r["refine"]["error"]) <= r["refine"]["width"] / 2 for r in results) >= 3
+
+
+def test_planted_grids_are_as_declared():
+    request, truth = draw(2)
+    members = expand_members(request, FACTS)
+    assert truth.loss(members[0]) == truth.loss(members[0]) and len(members) > 20
+    assert request.config.sweep.strategy == "refine"
+
+
+# ---- for real
+
+
+def test_a_tiny_sweep_end_to_end(tmp_path, request_of):
+    words = ["sweep=bench", "data=markov", "data.tokens=60000", "data.states=16", "model.depth=1", "model.head_dim=8",
+             "model.context=16", "batch_size=4", "precision=fp32", "validation.tokens=512", "launcher.compile=never",
+             "tokens=2048", "model.width=8,16,24,32", "optimizer.lr=log2(-8,-2,7)", "sweep.strategy=refine", "seed=1",
+             f"out={tmp_path}/out"]  # fmt: skip
+    env = {**os.environ, "HYPERLAW_CACHE": str(tmp_path / "cache")}
+
+    def hyperlaw(*argv):
+        command = [sys.executable, "-m", "harness.cli", *argv]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout + done.stderr
+
+    dry = prepare_plan(request_of(*words, f"cache={tmp_path}/cache"), dry_run=True, probe=False).plan.render()
+    assert "40% of that of the whole grid of 28 points" in dry and "four times the largest" in dry
+    assert not (tmp_path / "out" / FILE).exists()
+    said = hyperlaw("sweep", *words)
+    assert "refine, round 2" in said and "refine ends" in said
+    rounds = json.loads((tmp_path / "out" / FILE).read_text())["rounds"]
+    report = json.loads(hyperlaw("status", *words, "--json"))
+    assert report["points"] > sum(map(len, rounds)) > 0 and report["counts"]["pending"] == 0
+    fitted = fit(read_runs(tmp_path / "out" / "runs"), "lr", {"bootstrap": 0})
+    assert len(fitted.optima) >= 3
