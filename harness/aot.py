@@ -24,7 +24,7 @@ from harness.onednn import through_onednn
 from harness.private import keep_compiled_code, private_folder
 
 FOLDER = "steps"
-SOURCES = tuple(f"models/{name}.py" for name in ("llama", "shape")) + tuple(
+SOURCES = tuple(f"models/{name}.py" for name in ("llama", "loss", "shape")) + tuple(
     f"harness/{name}.py" for name in ("aot", "flat", "onednn", "optimizer", "step")
 )
 

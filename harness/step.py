@@ -21,7 +21,7 @@ from harness.flat import Layout, Tensors, group_index, layout
 from harness.optimizer import adamw_flat_
 from harness.point import Point
 from harness.private import keep_compiled_code
-from models.llama import Llama, init_weights, multipliers, token_loss
+from models.llama import Llama, init_weights, multipliers
 from models.parameterization import Parameterization, scales
 from models.shape import LlamaShape
 
@@ -93,17 +93,18 @@ class Step:
         """`function` of this shape and precision, compiled for the shape of the last tensor."""
         key = function, self.shape, self.precision, self.device, self.compiled, tensors[-1].shape, torch.get_num_threads()
         if key not in self._functions:
-            self._functions[key] = _FUNCTIONS.get(key) or self._made(function, tensors)
-            if not isinstance(self._functions[key], GraphedStep):  # that holds this point's tensors
-                _FUNCTIONS[key] = self._functions[key]
+            made = _FUNCTIONS[key] = _FUNCTIONS.get(key) or self._made(function, tensors)
+            # A graph holds the tensors of one point.
+            self._functions[key] = GraphedStep(made) if self.device == "cuda" and function is _whole_step else made
         return self._functions[key](*tensors)
 
     def _made(self, function: Callable, tensors: tuple[Tensor, ...]) -> Callable[..., Tensor]:
         made = partial(function, self.model, self.layout, self.device, self.precision)
-        if self.compiled and self.device == "cpu":
+        if not self.compiled:
+            return made
+        if self.device == "cpu":
             return load(made, f"{function.__name__} {self.shape} {self.precision}", tensors)
-        made = _compiled(function, *made.args) if self.compiled else made
-        return GraphedStep(made) if self.device == "cuda" and function is _whole_step else made
+        return _compiled(function, *made.args)
 
     @torch.no_grad()
     def evaluate(self, weights, tokens: Tensor, chunk: int) -> float:
@@ -123,8 +124,7 @@ class Step:
 def _loss(model, weights, scales, tokens, device, precision):
     """(cross-entropy, training loss); weights stay fp32, matrix products run in `precision`."""
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        logits = functional_call(model, {**weights, "multipliers": scales}, (tokens[:, :-1],))
-    return token_loss(logits, tokens[:, 1:], model.shape.z_loss)
+        return functional_call(model, {**weights, "multipliers": scales}, (tokens[:, :-1], tokens[:, 1:]))
 
 
 def _cross_entropy(model, layout, device, precision, w, scales, tokens):

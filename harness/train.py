@@ -33,7 +33,7 @@ from harness.tracking import tracker
 
 STRETCH_STEPS, STRETCH_TOKENS = 64, 2**17  # most steps between two looks at the log, fewer for large batches
 STRETCH_SECONDS = 1.0  # and a stretch of slow steps ends early
-EVALUATE_TOKENS = 2**12  # tokens of a validation forward pass; twice as many leave a core's cache
+EVALUATE_TOKENS = {"cpu": 2**12, "cuda": 2**16}  # of a validation forward pass; twice as many leave a core's cache
 STATUS_SECONDS = 5.0
 PASSES = 1e6  # how often a stream may go through its corpus; what a point may ask was checked when it was resolved
 
@@ -239,7 +239,7 @@ class _Training:
         state = self.state
         if state.validation and state.validation[-1][0] == state.step:
             return
-        chunk = max(1, EVALUATE_TOKENS // self.point.shape.context)
+        chunk = max(1, EVALUATE_TOKENS[self.runtime.device] // self.point.shape.context)
         if state.numerics["compiled"] and not self.validated:
             state.clock()
             state.stepper.evaluate(state.weights, held_out[:chunk], chunk)  # the first one compiles

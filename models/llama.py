@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.loss import chunked_token_loss
 from models.parameterization import Parameterization, Scales, rules
 from models.shape import LlamaShape
 
+WHOLE_LOGITS = 2**28  # most logits that exist at once: 1 GiB in fp32
 EXPLICIT_ATTENTION_CONTEXT = 256  # longest at which written-out attention wins on a CPU (2.3x at 64, even at 256)
 
 
@@ -128,8 +130,9 @@ class Llama(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.register_buffer("multipliers", multipliers(scales), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of the next token, from tokens (B, T) int64, T <= context."""
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, T, V) of the next token, from tokens (B, T) int64, T <= context; with targets (B, T) their loss, as of
+        `token_loss`, of a large vocabulary without ever having all logits."""
         length = tokens.shape[1]
         cos, sin = self.cos[:length], self.sin[:length]
         embedding, residual, attention, logits = self.multipliers.unbind()
@@ -137,11 +140,16 @@ class Llama(nn.Module):
         for block in self.blocks:
             x = block(x, cos, sin, residual, attention)
         x = logits * self.norm(x)
-        return F.linear(x, self.embedding.weight) if self.shape.tied else self.head(x)
+        head = self.embedding.weight if self.shape.tied else self.head.weight
+        if targets is None:
+            return F.linear(x, head)
+        if tokens.numel() * self.shape.vocab > WHOLE_LOGITS:
+            return chunked_token_loss(x, head, targets, self.shape.z_loss)
+        return token_loss(F.linear(x, head), targets, self.shape.z_loss)
 
     def loss(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(cross-entropy, training loss) of predicting tokens[:, 1:] from tokens[:, :-1]; see `token_loss`."""
-        return token_loss(self(tokens[:, :-1]), tokens[:, 1:], self.shape.z_loss)
+        return self(tokens[:, :-1], tokens[:, 1:])
 
 
 def token_loss(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:

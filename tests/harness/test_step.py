@@ -6,6 +6,7 @@ import torch
 from harness.aot import load
 from harness.optimizer import Hyper
 from harness.step import Step
+from models import llama
 from models.llama import Llama, init_weights
 from models.parameterization import scales
 
@@ -83,3 +84,15 @@ def test_a_damaged_library_is_compiled_anew(tmp_path, monkeypatch):
     library.write_bytes(whole[:-1000])
     assert load(torch.add, "sum", (a, b))(a, b).tolist() == [1, 2, 3]
     assert len([path for path in (tmp_path / "steps").iterdir() if len(path.read_bytes()) == len(whole)]) == 1
+
+
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_a_large_vocabularys_loss_by_chunks_is_the_same_step(monkeypatch, tied):
+    p, tokens = setting("precision=fp32", f"model.tied={tied}")
+    whole, w = steps_of(p, tokens)
+    monkeypatch.setattr(llama, "WHOLE_LOGITS", 0)
+    monkeypatch.setattr("models.loss.CHUNK", 256 * 40)  # of the 96 tokens of a batch
+    parts, v = steps_of(p, tokens)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    for k in w:
+        torch.testing.assert_close(v[k], w[k], rtol=1e-3, atol=1e-5)
