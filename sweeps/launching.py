@@ -210,7 +210,7 @@ class Launch:
         if idle:  # their branches may have been trained elsewhere
             for job in [*self.waiting.values(), *(r.job for r in self.running())]:
                 idle.discard(job.start)
-            for job_id in idle:
+            for job_id in [i for i in idle if not trunks.needed(self.settings.runs_dir, i, self.waiting)]:
                 self._count(self.waiting.pop(job_id), "done")
 
     # ---- how jobs end

@@ -152,7 +152,7 @@ class _Path:
 
     def rows(self, block: int) -> np.ndarray:
         """The steps of a block as they are compared, uint32 (at most BLOCK, numbers of a step)."""
-        return _rows(self.point.optimizer, self.table, *self.numbers(block * BLOCK, (block + 1) * BLOCK))
+        return _rows_of(self, block)
 
     def digests(self, chunk: int) -> np.ndarray:
         """Of the whole blocks in a chunk, uint64 (at most CHUNK / BLOCK, 2)."""
@@ -177,6 +177,11 @@ def _path(point: Point) -> _Path:
     """The same for points that differ only in seed, data, validation or precision."""
     nowhere = DataSpec("", "", "", 0, None)
     return _path_of(replace(point, seed=0, data=nowhere, validation=ValidationSpec(0, ()), precision=""))
+
+
+@lru_cache(maxsize=512)  # 20 MB; points that differ in their seed alone ask for the same
+def _rows_of(path: _Path, block: int) -> np.ndarray:
+    return _rows(path.point.optimizer, path.table, *path.numbers(block * BLOCK, (block + 1) * BLOCK))
 
 
 def _rows(optimizer: OptimizerSpec, table: tuple[Rule, ...], share: np.ndarray, batches: np.ndarray) -> np.ndarray:

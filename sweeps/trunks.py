@@ -123,7 +123,7 @@ def drop(runs_dir: Path, name: str, planned: Collection[str] = ()) -> bool:
     """Delete this trunk if nobody needs it any more, and say whether that was done."""
     folder = trunks_dir(runs_dir) / name
     with contextlib.suppress(OSError):
-        if folder.is_dir() and not folder.is_symlink() and not _needed(folder, runs_dir, planned):
+        if folder.is_dir() and not folder.is_symlink() and not needed(runs_dir, name, planned):
             gone = folder.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
             os.rename(folder, gone)  # at once, whatever is in it
             shutil.rmtree(gone, ignore_errors=True)
@@ -131,7 +131,9 @@ def drop(runs_dir: Path, name: str, planned: Collection[str] = ()) -> bool:
     return False
 
 
-def _needed(folder: Path, runs_dir: Path, planned: Collection[str]) -> bool:
+def needed(runs_dir: Path, name: str, planned: Collection[str] = ()) -> bool:
+    """Whether anything that has not ended begins from this trunk; `planned` as of `clean`."""
+    folder = trunks_dir(runs_dir) / name
     try:
         marks = list(os.scandir(folder / NEEDED))
     except OSError:

@@ -13,10 +13,11 @@ from analysis.table import read_runs
 from harness.checkpoint import checkpoints
 from harness.rundir import read_status
 from sweeps import sharing, trunks
-from sweeps.allocation import _to_do, read_job
+from sweeps.allocation import Part, _to_do, read_job
+from sweeps.display import Display
 from sweeps.execute import execute
 from sweeps.jobs import Settings, trunks_dir
-from sweeps.local import run
+from sweeps.local import LocalLaunch, run
 from sweeps.plan import make_plan
 from sweeps.rate import Rates, Speed
 from sweeps.status import render_status
@@ -228,6 +229,18 @@ def test_slurm_keeps_trees_together_and_branches_of_lost_trunks_alone(pair, tiny
     said = io.StringIO()
     left = _to_do(branches, spec, settings, states, 0, said)
     assert [(job.start, job.needs, job.first) for job in left] == [(None, (), 0)] * 2 and "trained alone" in said.getvalue()
+
+
+def test_a_trunk_is_trained_for_branches_of_other_launches_too(pair, train, tmp_path):
+    """An allocation may hold a trunk alone; one whose branches have ended meanwhile is not trained."""
+    points, config, plan, trunk, branches = pair
+    trunks.need(plan.jobs(), plan.runs_dir)
+    launch = LocalLaunch(Part((trunk,)), Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(io.StringIO()))
+    launch._drop_dependents()
+    assert list(launch.ready()) == [trunk.id]
+    train([job.alone() for job in branches], "shared")
+    launch._drop_dependents()
+    assert not launch.waiting
 
 
 def test_a_launch_with_a_lost_trunk_and_further_points(pair, tiny, plan_of, train, corpus, tmp_path):
