@@ -1,0 +1,398 @@
+"""Halving stops what cannot win, at the risk it states, and nothing else changes: planted basins that move, files written
+by hand, and real training, killed and not."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.fit import fit
+from analysis.table import read_runs
+from harness.compose import compose
+from harness.curve import curve_columns
+from harness.errors import UserError
+from harness.rundir import RunDirectory, finished, read_status
+from sweeps.expand import expand_members
+from sweeps.halving import Halving, chained
+from sweeps.launch import prepare_plan, run_plan
+from sweeps.plan import make_plan
+from sweeps.prune import prune, reopen
+from sweeps.status import render_status, status
+from sweeps.stopping import PRIOR, Shift, judge, moved, noise_of
+
+from ..launches import result, table
+
+X = np.log(2.0) * np.arange(-11, -2)  # nine values, each twice the one before
+
+
+# ---- the rule
+
+
+def planted(rng, rate, n=9):
+    """(x, losses at a share of the run) of a basin whose optimum moves by `rate` a unit of ln(1/t), steeper towards high
+    values, flatter at the end than before: learning-rate curves that cross."""
+    best, depth, steep = rng.uniform(X[1], X[n - 2]), rng.uniform(0.02, 0.1), rng.uniform(0.0, 0.5)
+
+    def loss(share):
+        off = X[:n] - best + rate * math.log(1 / share)
+        wall = steep * depth * np.expm1(np.maximum(off, 0.0)) ** 2
+        return 2 + 0.3 / share + (depth * off**2 + wall) * share**-0.3 + 0.002 * rng.standard_normal(n)
+
+    return X[:n], loss
+
+
+def stopped_by(x, loss, rungs=(0.25, 0.5), risk=0.05, keep=5):
+    """(n,) bool after all rungs."""
+    out = np.zeros(len(x), bool)
+    for share in rungs:
+        y, left = loss(share), np.flatnonzero(~out)
+        verdict = judge(x[left], y[left], noise_of(y[left][:, None]), share, PRIOR, risk / len(rungs), keep)
+        out[left[verdict.stopped]] = True
+    return out
+
+
+# Optima that move as those of real sweeps did (docs/throughput.md), and ones that all move far to one side.
+@pytest.mark.parametrize("rates", [lambda rng: rng.normal(-0.15, 0.45), lambda rng: rng.choice([-0.9, 0.9])])
+def test_the_risk_holds_where_curves_cross(rates):
+    rng, draws, lost, crossed, saved = np.random.default_rng(3), 200, 0, 0, 0
+    for _ in range(draws):
+        x, loss = planted(rng, rates(rng))
+        end, out = loss(1.0), stopped_by(x, loss)
+        lost += out[end.argmin()]
+        crossed += loss(0.25).argmin() != end.argmin()
+        saved += out.sum()
+    assert crossed > draws / 4  # who leads at the first rung often does not win
+    assert saved > 1.5 * draws
+    assert lost <= 0.05 * draws
+
+
+def test_without_the_shift_of_the_optimum_the_risk_would_not_hold():
+    rng, lost = np.random.default_rng(3), 0
+    blind = Shift(0.0, 1e9, 1e-3, 1e3)
+    for _ in range(200):
+        x, loss = planted(rng, rng.choice([-0.9, 0.9]))
+        y = loss(0.25)
+        lost += judge(x, y, 0.006, 0.25, blind, 0.05, 3).stopped[loss(1.0).argmin()]
+    assert lost > 0.2 * 200
+
+
+@given(st.lists(st.one_of(st.floats(1.0, 9.0), st.just(math.inf)), min_size=3, max_size=14), st.floats(0.05, 0.95),
+       st.floats(0.001, 0.9), st.integers(3, 7))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_the_best_and_its_neighbours_stay(losses, share, risk, keep):
+    loss = np.array(losses)
+    x = np.arange(len(loss)) * 0.5
+    verdict = judge(x, loss, 0.01, share, PRIOR, risk, keep)
+    alive = np.flatnonzero(np.isfinite(loss))
+    kept = np.flatnonzero(np.isfinite(loss) & ~verdict.stopped)
+    assert len(kept) >= min(keep, len(alive)) and verdict.risk <= risk
+    assert not verdict.stopped[~np.isfinite(loss)].any()
+    if len(alive):
+        place = int(loss[alive].argmin())
+        assert set(alive[max(place - 1, 0) : place + 2]) <= set(kept)
+        first = list(alive).index(kept[0])
+        assert list(kept) == list(alive[first : first + len(kept)])  # from the ends inward
+
+
+def test_finished_slices_tell_how_optima_move():
+    rng = np.random.default_rng(0)
+    seen = []
+    for _ in range(6):
+        x, loss = planted(rng, -0.6)
+        seen.append(moved(x, loss(0.25), loss(1.0), 0.25))
+    assert np.nanmean([s for s in seen if s is not None]) == pytest.approx(-0.6, abs=0.15)
+    belief = PRIOR.updated([s for s in seen if s is not None])
+    assert belief.mean == pytest.approx(-0.5, abs=0.15) and belief.scale < PRIOR.scale
+    loss = 2 + 0.05 * (X - X[4]) ** 2
+    count = [judge(X, loss, 0.006, 0.25, b, 0.025, 4).stopped.sum() for b in (PRIOR, belief)]
+    assert count[1] > count[0]
+    assert moved(X, X, loss, 0.25) is None  # no minimum inside
+
+
+def test_noise_is_told_by_seeds_where_there_are_enough():
+    rng = np.random.default_rng(0)
+    rows = 2 + np.linspace(0, 1, 8)[:, None] ** 2 + 0.3 * np.arange(4) + 0.02 * rng.standard_normal((8, 4))
+    assert noise_of(rows) == pytest.approx(0.02 / math.sqrt(4), rel=0.5)  # what seeds have in common is no noise
+    assert noise_of(rows[:, :1]) == pytest.approx(0.003 * rows[0, 0])
+
+
+# ---- decisions from files
+
+
+@pytest.fixture
+def sweep(request_of, facts, tmp_path):
+    """build(axes, strategy, **sweep) -> planned; its runs lie in tmp_path/runs."""
+
+    def build(axes=None, strategy="halving", **chosen):
+        axes = axes or {"optimizer.lr": "log2(-11, -3, 9)"}
+        r = request_of("tokens=102400", axes=axes, strategy=strategy, **chosen)
+        members = expand_members(r, facts)
+        halving = strategy == "halving"
+        plan = make_plan([m.point for m in members], tmp_path / "runs", r.config.launcher, tmp_path, "cpu", probe=False,
+                         keep_pruned=halving, share=False)  # fmt: skip
+        planned = SimpleNamespace(request=r, members=members, plan=plan, book=facts, out=tmp_path)
+        if halving:
+            planned.halving = Halving(planned, tmp_path)
+            planned.plan = planned.halving.begin()
+        return planned
+
+    return build
+
+
+def train(plan, best=2.0**-7, rate=-0.3, only=None):
+    """What training up to where the plan pauses leaves: a basin in log2 of the LR that moves, no noise."""
+    for p in plan.left:
+        step = plan.until.get(p.id, p.steps)
+        if only is not None and p.id not in only or read_status(plan.runs_dir / p.id).get("step", -1) == step:
+            continue
+        run = RunDirectory(plan.runs_dir / p.id, p)
+        run.begin()
+        u = np.arange(1, step + 1) / p.steps
+        off = math.log(p.optimizer.lr / best) - rate * np.log(u)
+        log = np.stack([2 + 0.5 / (u + 0.1) + 0.03 * off**2 + 0.01 * p.seed, np.ones(step)], axis=1).astype(np.float32)
+        lost = p.optimizer.lr > 0.2
+        run.curve(curve_columns(p, log[: step // 2 if lost else step], [], 200))
+        end = {"loss": float(log[-1, 0]) if step == p.steps and not lost else None, "train_loss": float(log[-1, 0]),
+               "tokens": step * p.batch_tokens, "flops": p.flops * step // p.steps}  # fmt: skip
+        run.write_json("result.json", end)
+        checkpoint = run.path / "checkpoints" / f"step-{step:09d}.safetensors"
+        checkpoint.touch()
+        reason = {"type": "paused", "message": "", "step": step}
+        if lost:
+            run.status("diverged", step, reason)
+        else:
+            run.status(*(("done", step) if step == p.steps else ("pending", step, reason)))
+
+
+def follow(planned, **how):
+    """All rounds; the notes."""
+    notes = [*planned.plan.notes]
+    train(planned.plan, **how)
+    while (plan := planned.halving.more()) is not None:
+        notes += plan.notes
+        if not plan.points:
+            break
+        train(plan, **how)
+    return notes
+
+
+def verdicts(planned):
+    """{(log2 lr, ...): (status, step)}"""
+    said = {}
+    for m in planned.members:
+        s = read_status(planned.plan.runs_dir / m.point.id)
+        key = tuple(round(math.log2(v)) if k == "optimizer.lr" else v for k, v in m.values.items())
+        said[key if len(key) > 1 else key[0]] = (s["status"], s["step"])
+    return said
+
+
+def test_far_points_are_stopped_and_marked(sweep, tmp_path):
+    planned = sweep()
+    notes = follow(planned)
+    said = verdicts(planned)
+    steps = planned.members[0].point.steps
+    pruned = {k for k, (word, _) in said.items() if word == "pruned"}
+    assert pruned and pruned <= {-11, -10, -4, -3} and all(said[k] == ("done", steps) for k in said.keys() - pruned)
+    assert {said[k][1] for k in pruned} <= {steps // 4, steps // 2}
+    text = "\n".join(notes)
+    assert "risk of 0.05" in text and "at most 33% of the FLOPs" in text and f"{len(pruned)} points of 9 stopped" in text
+    one = next(m.point for m in planned.members if round(math.log2(m.values["optimizer.lr"])) == min(pruned))
+    reason = read_status(tmp_path / "runs" / one.id)["reason"]
+    assert reason["type"] == "pruned" and "nats behind optimizer.lr=0.0" in reason["message"]
+    assert f"of {steps} steps; risk" in reason["message"] and reason["step"] in (steps // 4, steps // 2)
+    assert len(list((tmp_path / "runs" / one.id / "checkpoints").iterdir())) == 1
+    report = status([m.point for m in planned.members], tmp_path / "runs")
+    assert report["counts"]["pruned"] == len(pruned) and report["progress"] == 1
+    assert f"{len(pruned)} pruned" in render_status(report) and "nats behind" in render_status(report)
+    assert not sweep().plan.left and sweep().halving.more().points == ()  # nothing more to do, under this strategy
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_a_launch_killed_while_deciding_decides_the_same(sweep, tmp_path, monkeypatch, killed_after):
+    calm = tmp_path / "calm"
+    planned = sweep()
+    follow(planned)
+    want = verdicts(planned)
+    os.rename(tmp_path / "runs", calm)
+    planned, left = sweep(), [killed_after]
+    train(planned.plan)
+
+    def dying(*args):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return prune(*args)
+
+    monkeypatch.setattr("sweeps.halving.prune", dying)
+    try:
+        while (plan := planned.halving.more()) is not None and plan.points:
+            ids = sorted(p.id for p in plan.left)
+            train(plan, only=ids[: len(ids) // 2])  # killed again, half-way to the next rung
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.setattr("sweeps.halving.prune", prune)
+    planned = sweep()
+    follow(planned)
+    assert verdicts(planned) == want
+
+
+def test_a_point_that_another_slice_needs_goes_on(sweep):
+    axes = {"optimizer.lr": "log2(-11, -3, 9)", "batch_size": [8, 16, 32]}
+    planned = sweep(axes)
+    assert not planned.plan.until and "nothing can be stopped" in planned.plan.notes[0]
+    tuned = sweep(axes, extend_target="lr")
+    assert len(tuned.plan.until) == 27
+    follow(tuned)
+    said = verdicts(tuned)
+    for batch in (8, 16, 32):
+        left = [lr for (lr, b), (word, _) in said.items() if b == batch and word == "done"]
+        assert 5 <= len(left) < 9 and -7 in left
+
+
+def test_seeds_go_together_and_diverged_values_are_out(sweep):
+    planned = sweep({"optimizer.lr": "log2(-11, -1, 11)", "seed": [0, 1]})
+    follow(planned)
+    said = verdicts(planned)
+    for lr in range(-11, 0):
+        words = {said[lr, seed][0] for seed in (0, 1)}
+        assert len(words) == 1
+        assert words == {"diverged"} or lr not in (-2, -1)
+    assert {lr for (lr, _), (word, _) in said.items() if word == "pruned"} & {-11, -10}
+
+
+def test_the_cheapest_slice_is_trained_in_full_and_tells_of_the_others(sweep):
+    axes = {"model.width": [16, 128], "optimizer.lr": "log2(-11, -3, 9)"}
+    planned = sweep(axes)
+    assert len(planned.plan.until) == 9 and "1 slice, the cheapest, in full" in planned.plan.notes[-1]
+    train(planned.plan)
+    group, stage = planned.halving.groups[0], 0
+    belief = planned.halving._belief(group.cuts[0], stage)
+    assert belief.mean == pytest.approx(-0.3 / 2, abs=0.05) and belief.counts == 2  # one slice, and the prior
+
+
+def test_another_strategy_finishes_them(sweep, tmp_path):
+    planned = sweep()
+    follow(planned)
+    stopped = {k for k, (word, _) in verdicts(planned).items() if word == "pruned"}
+    grid = sweep(strategy="grid")
+    assert len(grid.plan.left) == len(stopped) and grid.plan.counts["pruned"] == len(stopped)
+    point = grid.plan.left[0]
+    assert reopen(tmp_path / "runs", point, 60) and finished(tmp_path / "runs" / point.id) is None
+    assert read_status(tmp_path / "runs" / point.id)["reason"]["type"] == "reopened"
+    assert list((tmp_path / "runs" / point.id / "checkpoints").iterdir())
+
+
+def test_the_extension_of_the_grid_comes_after(sweep):
+    asked = []
+    planned = sweep()
+    train(planned.plan)
+    more = chained(planned.halving, lambda: asked.append(1))
+    while (plan := more()) is not None and plan.points:
+        assert not asked
+        train(plan)
+    assert asked == [1] and "stopped" in plan.notes[-1]
+
+
+@pytest.mark.parametrize("words", [["sweep.rungs=[0.5,0.25]"], ["sweep.rungs=[]"], ["sweep.rungs=[0.5,1]"], ["sweep.risk=0"],
+                                   ["sweep.keep=2"], ["launcher=slurm"]])  # fmt: skip
+def test_wrong_requests(words, tmp_path):
+    request = compose(["sweep=bench", "sweep.strategy=halving", f"out={tmp_path}", f"cache={tmp_path}", *words], "sweep")
+    with pytest.raises(UserError, match=words[0].partition("=")[0].replace(".", r"\.") if "sweep" in words[0] else "slurm"):
+        prepare_plan(request, dry_run=True, probe=False)
+
+
+# ---- training
+
+
+TINY = ["model.width=16", "model.depth=1", "model.head_dim=8", "model.context=32", "batch_size=4", "precision=fp32",
+        "validation.tokens=512", "data=markov", "data.tokens=200000", "data.states=16", "launcher.compile=never",
+        "tokens=12288", "device=cpu", "launcher.workers=2"]  # fmt: skip
+# Low ones cannot win, high ones diverge.
+LRS = [1e-5, 3e-5, 1e-4, 3e-4, 2e-3, 6e-3, 2e-2, 6e-2, 30]
+FILE = f"# @package _global_\nsweep:\n  name: mine\n  axes:\n    optimizer.lr: {LRS}\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder, words(out, *more)): a sweep trained in full (in grid) and halved (in halved)."""
+    folder = tmp_path_factory.mktemp("halving")
+    (folder / "configs" / "sweep").mkdir(parents=True)
+    (folder / "configs" / "sweep" / "mine.yaml").write_text(FILE)
+
+    def words(out, *more):
+        return ["sweep=mine", *TINY, f"out={folder / out}", f"cache={folder / 'cache'}", *more]
+
+    for out, more in (("grid", []), ("halved", ["sweep.strategy=halving"])):
+        planned = prepare_plan(compose(words(out, *more), "sweep", folder / "configs"), report=lambda _: None, probe=False)
+        summary = run_plan(planned, quiet=True)
+        assert summary.exit_status == 0 and (summary.pruned > 0) == (out == "halved")
+    return folder, words
+
+
+def test_runs_that_paused_are_as_if_they_had_not(trained):
+    folder, _ = trained
+    kept = [run for run in (folder / "halved/runs").iterdir() if read_status(run)["status"] != "pruned"]
+    assert 5 <= len(kept) < 9
+    for run in kept:
+        calm = folder / "grid/runs" / run.name
+        assert (run / "curve.parquet").read_bytes() == (calm / "curve.parquet").read_bytes()
+        assert result(run) == result(calm) and not list(run.glob("checkpoints/*.safetensors"))
+    want, got = table(folder / "grid/runs"), table(folder / "halved/runs")
+    best = want.loc[want.loss.idxmin(), "run_id"]
+    assert got.loc[got.loss.idxmin(), "run_id"] == best
+
+
+def test_tables_and_fits_take_pruned_runs_as_censored(trained):
+    folder, _ = trained
+    frame = read_runs(folder / "halved/runs")
+    pruned = frame[frame.status == "pruned"]
+    assert len(pruned) and pruned.loss.isna().all() and pruned.train_loss.notna().all()
+    assert (pruned.tokens < pruned.steps * pruned.batch_tokens).all() and not frame.attrs["damaged"]
+    optima = [fit(read_runs(folder / out / "runs"), "lr") for out in ("grid", "halved")]
+    assert any("pruned" in note for note in optima[1].notes) and not any("pruned" in note for note in optima[0].notes)
+    (full,), (half,) = (found.optima for found in optima)
+    assert full["verdict"] == half["verdict"]
+    if full["value"] is not None and full["low"] is not None:
+        assert full["low"] <= half["value"] <= full["high"] or half["low"] <= full["value"] <= half["high"]
+
+
+def test_killed_at_any_time_the_same_comes_out_and_the_grid_finishes_it(trained, tmp_path):
+    folder, words = trained
+    code = ("import sys; from harness.compose import compose; from sweeps.launch import *; "
+            "planned = prepare_plan(compose(sys.argv[2:], 'sweep', sys.argv[1]), report=print); "
+            "sys.exit(run_plan(planned, quiet=True).exit_status)")  # fmt: skip
+    chosen = words("killed", "sweep.strategy=halving", "checkpoint_seconds=0.05")
+    runs = folder / "killed/runs"
+    command = [sys.executable, "-c", code, str(folder / "configs"), *chosen]
+
+    def paused():
+        return [p for p in runs.glob("*/status.json") if "paused" in p.read_text()]
+
+    def pruned():
+        return [p for p in runs.glob("*/status.json") if "pruned" in p.read_text()]
+
+    for reached in (lambda: len(paused()) > 3, pruned):
+        launch = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 600
+        while not reached() and launch.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        launch.send_signal(signal.SIGKILL)
+        launch.wait()
+        assert reached()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    pd.testing.assert_frame_equal(table(runs), table(folder / "halved/runs"), check_exact=True)
+    grid = prepare_plan(compose(words("killed"), "sweep", folder / "configs"), report=lambda _: None, probe=False)
+    assert len(grid.plan.left) == len(pruned())
+    summary = run_plan(grid, quiet=True)
+    assert summary.exit_status == 0 and not pruned()
+    pd.testing.assert_frame_equal(table(runs), table(folder / "grid/runs"), check_exact=True)
