@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import asdict
 from itertools import islice, product
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,22 @@ from harness.config import Config, OptimizerConfig
 from harness.hyper import per_step
 from harness.point import Point
 from harness.resolve import DataFacts, resolve
+from sweeps import prefix
 from sweeps.prefix import flops_between, prefix_id, share, steps_between
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """So that short runs have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "BLOCK", 4)
+        patch.setattr(prefix, "CHUNK", 8)
+        prefix._path_of.cache_clear()
+        prefix._digests.cache_clear()
+        yield
+    prefix._path_of.cache_clear()
+    prefix._digests.cache_clear()
+
 
 FACTS = DataFacts("content", 256, 10**12)
 STEP = 64  # tokens of a step of 4 sequences
@@ -45,8 +61,8 @@ def brute_force(points: list[Point]) -> dict:
     """Distinct prefixes of at least one step -> the points that have them."""
     found = defaultdict(list)
     for point in points:
-        for prefix in prefixes(point)[1:]:
-            found[prefix].append(point)
+        for rows in prefixes(point)[1:]:
+            found[rows].append(point)
     return found
 
 
@@ -56,14 +72,16 @@ schedules = st.one_of(
     st.builds(lambda shape, length: {"name": "wsd", "cooldown_shape": shape, "cooldown": length},
               st.sampled_from(["linear", "1-sqrt"]), st.sampled_from([0.2, 0.5])),
 )  # fmt: skip
+ramps = st.sampled_from([None, [[4 * 16, 1]], [[4 * 16, 1], [12 * 16, 2]], [[10 * 16, 2]]])
 decays = st.sampled_from([{"weight_decay": 0.1}, {"weight_decay": 0.2}, {"weight_decay": 0}, {"tau": 0.2}, {"tau": 0.4}])
 
 
 def _points(*axes) -> list[Point]:
     found = {}
-    for steps, schedule, warmup, decay, mode, lr, seed in islice(product(*axes), 24):
+    for steps, schedule, warmup, ramp, decay, mode, lr, seed in islice(product(*axes), 24):
         optimizer = {"lr": lr, "weight_decay_mode": mode, "weight_decay": decay.get("weight_decay")}
-        point = point_of(steps, schedule={**schedule, **warmup}, optimizer=optimizer, tau=decay.get("tau"), seed=seed)
+        schedule = {**schedule, **warmup, "batch_ramp": ramp}
+        point = point_of(steps, schedule=schedule, optimizer=optimizer, tau=decay.get("tau"), seed=seed)
         found[point.id] = point
     return list(found.values())
 
@@ -72,12 +90,12 @@ def some(values, most: int):
     return st.lists(values, min_size=1, max_size=most)
 
 
-sweeps = st.builds(_points, some(st.integers(5, 40), 3), some(schedules, 2), some(lengths, 2), some(decays, 2),
-                   some(st.sampled_from(["coupled", "independent"]), 2), some(st.sampled_from([0.01, 0.02]), 2),
-                   some(st.integers(0, 1), 2))  # fmt: skip
+sweeps = st.builds(_points, some(st.integers(5, 40), 3), some(schedules, 2), some(lengths, 2), some(ramps, 2),
+                   some(decays, 2), some(st.sampled_from(["coupled", "independent"]), 2),
+                   some(st.sampled_from([0.01, 0.02]), 2), some(st.integers(0, 1), 2))  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sweeps)
 def test_saves_what_a_count_of_distinct_prefixes_says(points):
     forest, distinct = share(points), brute_force(points)
@@ -102,3 +120,45 @@ def test_saves_what_a_count_of_distinct_prefixes_says(points):
         if trunk.parent:
             parent = forest.trunks[trunk.parent]
             assert parent.steps < trunk.steps and whole[: parent.steps] == prefixes(parent.point)[parent.steps]
+
+
+def horizons(units=range(1, 7), **changes) -> list[Point]:
+    """wsd, equally spaced horizons x 5 learning rates, 20 % cooldowns, warm-up in tokens."""
+    schedule = {"name": "wsd", "warmup": None, "warmup_tokens": 10 * STEP, "cooldown": 0.2, "cooldown_shape": "1-sqrt"}
+    decay = changes or {"weight_decay": 0.1}
+    return [point_of(100 * n, schedule=schedule, tau=decay.get("tau"),
+                     optimizer={"lr": 0.001 * 2**k, "weight_decay": decay.get("weight_decay")})
+            for n in units for k in range(5)]  # fmt: skip
+
+
+def test_six_horizons_cost_less_than_half_and_a_tau_axis_shares_nothing():
+    points = horizons()
+    forest = share(points)
+    assert 0.42 < forest.cost(flops_between) / sum(p.flops for p in points) < 0.45
+    assert len(forest.trunks) == 25 and len(set(forest.root.values())) == 5
+    assert share(horizons(tau=0.2)).flops_saved == 0
+
+
+def test_a_trunk_that_saves_too_little_is_left_out():
+    points = horizons()
+    whole, fewer = share(points), share(points, least=150)
+    assert 0 < len(fewer.trunks) < len(whole.trunks) and 0 < fewer.steps_saved < whole.steps_saved
+    assert set(fewer.trunks) < set(whole.trunks) and not share(points, least=1e6).trunks
+    for trunk in fewer.trunks.values():
+        assert trunk.parent is None or fewer.trunks[trunk.parent].steps < trunk.steps
+        users = [t.parent for t in fewer.trunks.values()].count(trunk.id) + [*fewer.start.values()].count(trunk.id)
+        first = fewer.trunks[trunk.parent].steps if trunk.parent else 0
+        assert (users - 1) * (trunk.steps - first) >= 150
+
+
+def test_a_finished_trunk_serves_one_point_too_where_it_validated_what_the_point_asks():
+    (old, later), every = horizons([5, 6])[::5], range(1000)
+    name = prefix_id(old, 300)
+    assert name == prefix_id(later, 300) != prefix_id(old, 299)
+    forest = share([later], known={name: (300, every)})
+    assert forest.start == {later.id: name} and forest.finished == {name} and forest.cost(steps_between) == 300
+    assert not share([later], known={name: (300, [150])}).trunks  # it asks at 300 too
+    assert not share([later], known={prefix_id(old, 450): (450, every)}).trunks  # cooling already
+    both = share([old, later], known={name: (300, every)})
+    assert both.cost(steps_between) == share([old, later]).cost(steps_between) - 300
+    assert [t.parent for t in both.trunks.values() if t.id != name] == [name]
