@@ -25,9 +25,9 @@ from sweeps.cells import cells_between, declared_cells, lattice, target_of
 from sweeps.design import LawDesign, scatter, vertex_variance
 from sweeps.expand import expand_members
 from sweeps.launch import prepare_plan
+from sweeps.moves import Slots
 from sweeps.plan import make_plan
 from sweeps.refine import FILE, begin, choose_round, damaged, refinement
-from sweeps.spend import Slots
 
 NOWHERE = Path("never written")
 
