@@ -90,7 +90,7 @@ def some(values, most: int):
     return st.lists(values, min_size=1, max_size=most)
 
 
-sweeps = st.builds(_points, some(st.integers(5, 40), 3), some(schedules, 2), some(lengths, 2), some(ramps, 2),
+sweeps = st.builds(_points, some(st.integers(12, 40), 3), some(schedules, 2), some(lengths, 2), some(ramps, 2),
                    some(decays, 2), some(st.sampled_from(["coupled", "independent"]), 2),
                    some(st.sampled_from([0.01, 0.02]), 2), some(st.integers(0, 1), 2))  # fmt: skip
 
