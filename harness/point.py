@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from models.count import ParamCount, count_params, flops_per_token
-from models.parameterization import Parameterization, hidden, rules, scales
+from models.parameterization import Parameterization, Rule, hidden, rules, scales
 from models.shape import LlamaShape
 
 PARTS = ("shape", "parameterization", "optimizer", "schedule", "data", "validation")
@@ -172,6 +172,11 @@ class Point:
     def counts(self) -> ParamCount:
         """Parameters, by the three conventions."""
         return count_params(self.shape)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The parameterization's rule for each group of weights, in the order of its table."""
+        return tuple(rules(self.shape, self.parameterization).values())
 
     @property
     def step_flops(self) -> int:

@@ -23,7 +23,6 @@ import numpy as np
 from harness.hyper import rates
 from harness.point import SCHEMA, DataSpec, OptimizerSpec, Point, ValidationSpec, acting_multipliers
 from harness.schedule import shares
-from models.parameterization import Rule, rules
 
 BLOCK = 512  # steps of one digest
 CHUNK = 32 * BLOCK  # steps that are computed at a time for digests
@@ -142,7 +141,7 @@ class _Path:
 
     def __init__(self, point: Point):
         self.point, self.steps = point, point.steps
-        self.table = tuple(rules(point.shape, point.parameterization).values())
+        self.table = point.rules
         self._digests: dict[int, np.ndarray] = {}
 
     def numbers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,13 +183,13 @@ def _rows_of(path: _Path, block: int) -> np.ndarray:
     return _rows(path.point.optimizer, path.table, *path.numbers(block * BLOCK, (block + 1) * BLOCK))
 
 
-def _rows(optimizer: OptimizerSpec, table: tuple[Rule, ...], share: np.ndarray, batches: np.ndarray) -> np.ndarray:
+def _rows(optimizer: OptimizerSpec, table: tuple, share: np.ndarray, batches: np.ndarray) -> np.ndarray:
     numbers = rates(optimizer, table, share).view(np.uint32)
     return np.concatenate([numbers, batches.view(np.uint32).reshape(-1, 2)], axis=1)
 
 
 @lru_cache(maxsize=64)  # constant stretches, of which sweeps are full, are worked out once
-def _digests(optimizer: OptimizerSpec, table: tuple[Rule, ...], share: bytes, batches: bytes) -> np.ndarray:
+def _digests(optimizer: OptimizerSpec, table: tuple, share: bytes, batches: bytes) -> np.ndarray:
     rows = _rows(optimizer, table, np.frombuffer(share), np.frombuffer(batches, np.int64))
     whole = [_digest(rows[i : i + BLOCK]) for i in range(0, len(rows) // BLOCK * BLOCK, BLOCK)]
     return np.frombuffer(b"".join(whole), np.uint64).reshape(-1, 2)
