@@ -82,7 +82,10 @@ class State:
         tensors, facts, damaged = found
         tensors["validation"] = torch.tensor([row for row in tensors["validation"].tolist() if row[0] in own],
                                              dtype=torch.float64).reshape(-1, 2)  # fmt: skip
-        new = {"seconds": 0.0, "device_seconds": 0.0, "first": facts["step"], "trunk": self.runtime.root or Path(start).name}
+        # Its micro-batch holds for this run where it was asked for, or memory had no room for its whole batch.
+        held = facts["micro_batch"] < facts.get("largest_batch", 0)
+        new = {"seconds": 0.0, "device_seconds": 0.0, "first": facts["step"], "trunk": self.runtime.root or Path(start).name,
+               "micro_batch": facts["micro_batch"] if held else self.micro_batch}  # fmt: skip
         return tensors, {**facts, **new}, damaged
 
     def _take_facts(self, facts: dict, damaged: list[str]) -> None:
@@ -139,7 +142,7 @@ class State:
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
         facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
                  "device_seconds": self.device_seconds, "trunk": self.trunk, "first": self.first,
-                 "diverged": self.diverged}  # fmt: skip
+                 "diverged": self.diverged, "largest_batch": self.point.largest_batch}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
         self.saved = self.step
         self.write_curve(self.step)

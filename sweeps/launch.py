@@ -97,7 +97,7 @@ def prepare_plan(
             report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
         members = extended_members(request, members, out / EXTENSION, book)
     points, runs = [m.point for m in members], runs_dir(config, name)
-    reused = reusable(points, runs, sources(config, name, runs)) if take_over else {}
+    reused = reusable(points, runs, sources(config, name, runs, report)) if take_over else {}
     if not dry_run:
         reused = taken(points, runs, reused, config.launcher.lease_seconds)
     plan = make_plan(points, runs, config.launcher, cache, config.device, config.micro_batch, name, probe=probe,

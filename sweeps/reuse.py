@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from harness.config import Config
 from harness.places import out_dir
 from harness.point import Point
-from harness.rundir import LostRun, RunDirectory, finished, read_status
+from harness.rundir import SEALED, LostRun, RunDirectory, digest, finished, point_yaml, read_point, read_status
 from harness.untrusted import read_bytes
 from sweeps.lease import claim
 
 
-def sources(config: Config, name: str, runs_dir: Path) -> list[Path]:
-    """Runs directories to look in: those of `reuse`, else, where all is where it is by default, `out/*/runs`."""
+def sources(config: Config, name: str, runs_dir: Path, report: Callable[[str], None]) -> list[Path]:
+    """Runs directories to look in: those of `reuse`, else, where all is where it is by default, `out/*/runs`. One of
+    `reuse` that is not there is reported: it may have been deleted since its points were taken."""
     if config.reuse is not None:
         found = [Path(os.path.expanduser(folder)).absolute() for folder in config.reuse]
     elif config.out is None and config.runs is None:
         found = sorted(out_dir(config, name).parent.glob("*/runs"))
     else:
         found = []
+    for folder in config.reuse or ():
+        if not Path(os.path.expanduser(folder)).is_dir():
+            report(f"reuse: {folder} is no folder here, nothing is taken from it")
     return [folder for folder in found if folder != runs_dir and folder.is_dir()]
 
 
@@ -54,25 +58,34 @@ def taken(points: Iterable[Point], runs_dir: Path, found: dict[str, Path], lease
 
 
 def _ended(run_dir: Path) -> bool:
-    """Sealed, so that it is known to be whole; a pruned run is the other sweep's verdict."""
-    return finished(run_dir) in ("done", "diverged") and bool(read_status(run_dir).get("sealed"))
+    """All of it sealed, so that it is known to be whole; a pruned run is the other sweep's verdict."""
+    if finished(run_dir) not in ("done", "diverged"):
+        return False
+    sealed = read_status(run_dir).get("sealed")
+    return isinstance(sealed, dict) and sealed.keys() == set(SEALED)
 
 
 def _take(point: Point, source: Path, runs_dir: Path, lease_seconds: float) -> bool:
     """Copy the run of `point` in `source` into `runs_dir`, unless another attempt has it. Raises OSError."""
     run_dir = runs_dir / point.id
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lease = claim(run_dir, lease_seconds)
-    if lease is None:
-        return False
+    lease = None
     try:
-        said = read_status(source)
+        if not _ended(source) or read_point(source).id != point.id:  # another's folder under this name
+            return False
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lease = claim(run_dir, lease_seconds)
+        if lease is None:
+            return False
         run = RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch)
         run.begin()
-        for name in [*said["sealed"], "status.json"]:  # the status last: only then it has ended
+        for name in SEALED[1:]:  # the first is point.yaml, ours: names of data in it decide nothing
             run.write(name, read_bytes(source / name))
+        said = read_status(source)
+        said["sealed"]["point.yaml"] = digest(point_yaml(point))
+        run.write_json("status.json", said)  # last: only then it has ended
         return finished(run_dir) is not None
-    except (LostRun, ValueError):
+    except (LostRun, ValueError, TypeError, KeyError):  # what is written there may change meanwhile
         return False
     finally:
-        lease.release()
+        if lease is not None:
+            lease.release()

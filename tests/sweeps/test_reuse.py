@@ -1,11 +1,13 @@
 """Points that another sweep has trained are taken from it: whole ones, and nothing else."""
 
+import json
+import os
 from dataclasses import replace
 
 import pytest
 
 from harness.config import Config
-from harness.rundir import finished, read_status
+from harness.rundir import digest, finished, read_status
 from sweeps.lease import claim
 from sweeps.plan import make_plan
 from sweeps.reuse import reusable, sources, taken
@@ -50,7 +52,45 @@ def test_where_is_looked(tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / "out" / name / "runs").mkdir(parents=True)
     one, two = (tmp_path / "out" / name / "runs" for name in ("one", "two"))
-    assert sources(Config(), "one", one) == [two]
-    assert sources(Config(out="elsewhere"), "one", tmp_path / "elsewhere/runs") == []
-    assert sources(Config(reuse=["out/one/runs", "out/none"], out="x"), "x", tmp_path / "x/runs") == [one]
-    assert sources(Config(reuse=[]), "one", one) == []
+    said = []
+    assert sources(Config(), "one", one, said.append) == [two]
+    assert sources(Config(out="elsewhere"), "one", tmp_path / "elsewhere/runs", said.append) == []
+    assert sources(Config(reuse=[]), "one", one, said.append) == [] and not said
+    asked = Config(reuse=["out/one/runs", "out/none"], out="x")
+    assert sources(asked, "x", tmp_path / "x/runs", said.append) == [one]
+    assert said == ["reuse: out/none is no folder here, nothing is taken from it"]
+
+
+def test_a_run_of_another_point_is_not_taken(trained, tmp_path):
+    points, _, first = trained
+    os.rename(first / points[0].id, tmp_path / "set_aside")
+    os.rename(first / points[2].id, first / points[0].id)
+    own = tmp_path / "out/second/runs"
+    found = reusable(points[:1], own, [first])
+    assert found and not taken(points[:1], own, found, 60) and not own.exists()
+
+
+@pytest.mark.parametrize("seals", ["fewer", "more"])
+def test_only_what_a_run_seals_is_copied(trained, tmp_path, seals):
+    points, _, first = trained
+    run, own = first / points[0].id, tmp_path / "out/second/runs"
+    said = read_status(run)
+    if seals == "fewer":
+        del said["sealed"]["curve.parquet"]
+    else:
+        (first.parent / "else").write_text("of somebody else")
+        said["sealed"]["../../else"] = digest(b"of somebody else")
+    (run / "status.json").write_text(json.dumps(said))
+    assert not reusable(points[:1], own, [first])
+    assert not taken(points[:1], own, {points[0].id: run}, 60)
+    assert not (own / points[0].id / "../../else").exists() and finished(own / points[0].id) is None
+
+
+def test_a_run_folder_that_is_a_link_is_left_alone(trained, tmp_path):
+    points, _, first = trained
+    own, elsewhere = tmp_path / "out/second/runs", tmp_path / "elsewhere"
+    own.mkdir(parents=True)
+    elsewhere.mkdir()
+    (own / points[0].id).symlink_to(elsewhere)
+    assert not taken(points[:1], own, {points[0].id: first / points[0].id}, 60)
+    assert not (elsewhere / "result.json").exists()

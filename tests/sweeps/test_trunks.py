@@ -76,13 +76,17 @@ def assert_equal(alone, shared):
 
 
 def test_branches_are_what_they_are_alone(tiny, plan_of, train, tmp_path):
-    """Horizons, both shapes of cooldown, a constant run that ends where others go on, a batch ramp, one that diverges."""
+    """Horizons, both shapes of cooldown, a constant run that ends where others go on, batch ramps, one that diverges."""
     points, config = tiny(*WSD, "optimizer.lr=1e-2,30", tokens="8192,12288,16384")
     points += tiny(*WSD, "optimizer.lr=1e-2", "schedule.cooldown_shape=linear", tokens=16384)[0]
     # Up to where the longest two cool down.
     points += tiny("schedule=constant", *COMMON, "optimizer.lr=1e-2", tokens=12288)[0]
     ramp = ("schedule=wsd", "schedule.batch_ramp=[[4096,2]]", "schedule.cooldown=0.2,0.5")
     points += tiny(*ramp, *COMMON, "optimizer.lr=1e-2", tokens=16384)[0]
+    # Batches behind the trunk that are larger than those of its point.
+    points += tiny("schedule=constant", *COMMON, "optimizer.lr=1e-2", "batch_size=2", tokens=8192)[0]
+    points += tiny("schedule=constant", "schedule.batch_ramp=[[4096,2]]", *COMMON, "optimizer.lr=1e-2", "batch_size=8",
+                   tokens=8192)[0]  # fmt: skip
     shared, alone = plan_of(points, config, "shared"), plan_of(points, config, "alone", share=False)
     assert shared.flops + shared.flops_saved == alone.flops and shared.flops_saved > 0.2 * alone.flops
     assert not alone.forest.start and len(alone.jobs()) == len(points)
