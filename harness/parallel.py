@@ -39,7 +39,7 @@ class ParallelStep:
     def __init__(self, point: Point, device: str, compiled: bool, group: Group, parallel: str):
         self.shape, self.precision, self.device = point.shape, point.precision, device
         self.group_of = group_index(point.shape, point.parameterization)
-        self.ranks, self.used = group, False
+        self.ranks, self.compiled, self._seen, self._first = group, compiled, set(), False
         with torch.device("meta"):
             model = Llama(point.shape, scales(point.shape, point.parameterization))
         if compiled:
@@ -73,9 +73,11 @@ class ParallelStep:
     def __call__(self, weights, m, v, row: Tensor, fixed: Tensor, tokens: Tensor, micro_batch: int) -> Tensor:
         """One step on this rank's tokens (b, T+1). Returns float32 (2,): the loss over this rank's tokens, to be averaged
         over the ranks by who reads it, and the gradient norm over all."""
-        self.used = True
         loss = torch.zeros((), device=self.device)
         parts = tokens.split(micro_batch)
+        batch = tokens.shape[0] if self.compiled else None
+        self._first |= batch not in self._seen
+        self._seen.add(batch)
         for i, part in enumerate(parts):
             share = part.shape[0] / tokens.shape[0]
             with self.model.accumulating(last=i == len(parts) - 1):
@@ -87,6 +89,11 @@ class ParallelStep:
             norm = self.model.norm(grads)
             adamw_(weights, grads, m, v, self.group_of, row, fixed, norm)
         return torch.stack([loss, norm])
+
+    def was_first(self) -> bool:
+        """As of `step.Step`, of this run."""
+        first, self._first = self._first, False
+        return first
 
     @torch.no_grad()
     def evaluate(self, weights, tokens: Tensor, chunk: int) -> float:

@@ -40,7 +40,6 @@ def initial_weights(point: Point, device: str) -> dict[str, Tensor]:
     return {name: w.detach().clone().to(device) for name, w in model.named_parameters()}
 
 
-_USED: set = set()  # what this process has stepped (and so compiled) before
 _FUNCTIONS: dict = {}  # compiled functions of this process
 
 
@@ -49,8 +48,7 @@ class Step:
 
     weights, m, v from `place` or `zeros`; tokens (B, T+1) int64; row and fixed as in `optimizer.Hyper`. With
     micro_batch < B gradients are accumulated over slices of the batch in fp32, weighted by their size. `compiled` and
-    `precision` are fixed for the life of a run. `used`: whether this process has taken such a step before; the first one
-    compiles.
+    `precision` are fixed for the life of a run.
     """
 
     def __init__(self, shape: LlamaShape, p: Parameterization, precision: str, device: str, compiled: bool):
@@ -59,8 +57,7 @@ class Step:
         self.group = self.layout.groups(group_index(shape, p)).to(device)
         self.scales = multipliers(scales(shape, p)).to(device)
         self._functions: dict = {}
-        self.used = (shape, precision, device, compiled) in _USED
-        _USED.add((shape, precision, device, compiled))
+        self._first = False
 
     def place(self, whole: dict[str, Tensor]) -> Tensors:
         """A copy of the tensors on this device."""
@@ -79,13 +76,12 @@ class Step:
     def __call__(self, weights: Tensors, m: Tensors, v: Tensors, row: Tensor, fixed: Tensor, tokens: Tensor,
                  micro_batch: int) -> Tensor:  # fmt: skip
         """One step. Returns float32 (2,): training loss (cross-entropy, nats per token) and gradient norm."""
-        self.used = True
         state = weights.flat, m.flat, v.flat
         if micro_batch >= tokens.shape[0]:
             return self._call(_whole_step, *state, self.group, row, fixed, self.scales, tokens)
         gradient, loss = torch.zeros_like(weights.flat), torch.zeros(2, device=self.device)
         for part in tokens.split(micro_batch):
-            share = torch.tensor(part.shape[0] / tokens.shape[0], device=self.device)
+            share = torch.full((), part.shape[0] / tokens.shape[0], device=self.device)
             loss = self._call(_accumulate, gradient, loss, share, weights.flat, self.scales, part)
         return self._call(_update, *state, gradient, loss, self.group, row, fixed)
 
@@ -93,6 +89,7 @@ class Step:
         """`function` of this shape and precision, compiled for the shape of the last tensor."""
         key = function, self.shape, self.precision, self.device, self.compiled, tensors[-1].shape, torch.get_num_threads()
         if key not in self._functions:
+            self._first |= key not in _FUNCTIONS
             made = _FUNCTIONS[key] = _FUNCTIONS.get(key) or self._made(function, tensors)
             # A graph holds the tensors of one point.
             self._functions[key] = GraphedStep(made) if self.device == "cuda" and function is _whole_step else made
@@ -105,6 +102,11 @@ class Step:
         if self.device == "cpu":
             return load(made, f"{function.__name__} {self.shape} {self.precision}", tensors)
         return _compiled(function, *made.args)
+
+    def was_first(self) -> bool:
+        """Whether, since this was last asked, it took a first step of this process in a shape and batch, which compiles."""
+        first, self._first = self._first, False
+        return first
 
     @torch.no_grad()
     def evaluate(self, weights, tokens: Tensor, chunk: int) -> float:

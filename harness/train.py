@@ -131,7 +131,6 @@ class _Training:
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pace: float | None = None  # seconds of a step, in the last stretch
         self.validated = False
-        self.size: int | None = None  # sequences of the last step
         sizes, ends = [size for _, size in self.point.stretches], accumulate(steps for steps, _ in self.point.stretches)
         self.ends = list(zip(sizes, ends, strict=True))  # (sequences, step after which the batch is another)
 
@@ -208,13 +207,11 @@ class _Training:
                     return True
                 if time.perf_counter() - begun > STRETCH_SECONDS:
                     return False
-            grown, self.size = self.size not in (None, len(tokens)), len(tokens)
-            first = not step.used or grown and state.numerics["compiled"]
             row = hyper.per_step[state.step]
             state.log[state.step] = step(w, m, v, row, hyper.fixed, tokens, state.micro_batch)
             state.step += 1
             state.first_step_at = state.first_step_at or time.time()
-            if first:
+            if step.was_first():
                 state.compiled_now()
         return False
 
@@ -244,6 +241,7 @@ class _Training:
             state.clock()
             state.stepper.evaluate(state.weights, held_out[:chunk], chunk)  # the first one compiles
             state.compiled_now()
+            state.stepper.was_first()  # no step of training
         self.validated, begun = True, time.perf_counter()
         state.validation.append((state.step, state.stepper.evaluate(state.weights, held_out, chunk)))
         state.validate_seconds += time.perf_counter() - begun

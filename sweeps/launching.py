@@ -294,7 +294,8 @@ class Launch:
         if self.settings.devices_per_point > 1:
             return
         point, compiled = job.points[0], message["compiled"]
-        steps = job.last - job.first if not message.get("alone") else job.last
+        # Its own, whatever was planned: it may have diverged, or begun elsewhere than where its trunk should have ended.
+        steps = message.get("flops_spent", 0) / point.step_flops
         # In a short run validation, whose speed is another, and the start decide.
         ended = message["status"] in ("done", "paused")
         if ended and steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
