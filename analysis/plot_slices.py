@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis import style
+from analysis.columns import CENSORED
 from analysis.region import same
 
 MOST_PANELS = 12
@@ -20,7 +21,7 @@ SCALES = ("params", "tpp", "tokens", "batch_size", "width", "depth")
 
 def losses(path: str | os.PathLike | None, slices: Sequence[Mapping], target: str, title: str | None = None) -> Any:
     """Loss against the hyper-parameter `target`, one colour a slice: points of all seeds, the fitted curve (solid in
-    its window), the optimum with its interval. Crosses at the top are diverged points; an optimum at the edge of the
+    its window), the optimum with its interval. Crosses at the top are diverged points, plus signs pruned ones; an optimum at the edge of the
     measured range is an open triangle pointing outwards; other verdicts stand in words. The fewest columns that tell
     the slices apart make the panels, the last of them the colours.
 
@@ -170,11 +171,13 @@ def _draw_slice(ax: Any, s: Mapping, colour: Any, shift: float, top: float) -> s
     x = np.asarray(s["x"], dtype=float)
     y = np.array([math.nan if v is None else v for v in s["loss"]], dtype=float) - shift
     status = s.get("status") or ["done"] * len(x)
-    lost = np.array([word == "diverged" for word in status]) | ~np.isfinite(y)
+    stopped = np.array([word == "pruned" for word in status])
+    lost = np.isin(status, CENSORED) | ~np.isfinite(y)
     high = ~lost & (y > top)
     seen = ~lost & ~high
     ax.plot(x[seen], y[seen], "o", ms=3.2, color=colour, mec="white", mew=0.3, alpha=0.85, gid="points")
-    for mask, marker, kind in ((lost, "x", "diverged"), (high, "^", "above the axis")):
+    marks = ((lost & ~stopped, "x", "diverged"), (stopped, "+", "pruned"), (high, "^", "above the axis"))
+    for mask, marker, kind in marks:
         if mask.any():
             ax.plot(x[mask], np.full(mask.sum(), top), marker, ms=4, color=colour, mfc="none", clip_on=False, gid=kind)
             used.add(kind)
@@ -218,6 +221,7 @@ def _legend(fig: Any, colours: Mapping, colour_key: str | None, used: set[str], 
         "optimum, 10-90 %": {"marker": "D", "ms": 4, "mec": "black", "mfc": "0.6"},
         "optimum beyond the edge": {"marker": ">", "ms": 6, "mfc": "white", "mec": "0.3"},
         "diverged": {"marker": "x", "ms": 4, "mec": "0.3"},
+        "pruned": {"marker": "+", "ms": 4, "mec": "0.3"},
         "above the axis": {"marker": "^", "ms": 4, "mfc": "none", "mec": "0.3"},
     }
     handles = []

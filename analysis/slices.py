@@ -55,6 +55,7 @@ class Slice:
     seed: np.ndarray  # (n,) codes, -1 unknown
     block: np.ndarray  # (n,) codes of what shares its noise: runs, and branches of one trunk
     rows: np.ndarray  # (n,) positions in the canonical table
+    pruned: np.ndarray | None = None  # (n,) bool: which of `diverged` were stopped; None: none
 
     @property
     def distinct(self) -> int:
@@ -320,6 +321,7 @@ def _arrays(df: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays | {
         "loss": df["loss"].to_numpy(float),
         "diverged": df["_diverged"].to_numpy(bool),
+        "pruned": (df["status"] == "pruned").to_numpy(bool),
         "seed": pd.factorize(df["seed"])[0] if "seed" in df else np.full(len(df), -1),
         "block": pd.factorize(block)[0],
         "rows": df["_row"].to_numpy(),
@@ -341,7 +343,7 @@ def _slice(columns: dict[str, np.ndarray], part: np.ndarray, targets, settings, 
         held={name: middle(name) for name in held},
         flops=middle("flops") or middle("tokens") or middle("params") or 0.0,
         x=np.log(np.stack([columns[name][part] for name in targets], axis=1)),
-        **{name: columns[name][part] for name in ("loss", "diverged", "seed", "block", "rows")},
+        **{name: columns[name][part] for name in ("loss", "diverged", "seed", "block", "rows", "pruned")},
     )
 
 

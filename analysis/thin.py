@@ -54,6 +54,7 @@ def _thinned(s: Slice, most: int) -> Slice:
         seed=np.full(len(first), -1) if seeds is None else part[first],
         block=s.block[first],
         rows=s.rows[first],
+        pruned=None if s.pruned is None else s.pruned[first],
     )
 
 

@@ -18,6 +18,7 @@ def _view(o: Optimum, entry: dict, i: int) -> dict:
     s = o.slice
     rows = np.arange(len(s.rows)) if len(s.targets) == 1 else _lowest(s.x[:, i], np.where(s.diverged, np.inf, s.loss))
     lost = s.diverged[rows] | ~np.isfinite(s.loss[rows])
+    stopped = np.zeros(len(rows), bool) if s.pruned is None else s.pruned[rows]
     low, high = s.x[:, i].min(), s.x[:, i].max()
     grid = np.linspace(low, high, POINTS)
     loss = _curve(o, grid, i)
@@ -29,7 +30,7 @@ def _view(o: Optimum, entry: dict, i: int) -> dict:
         "x": np.exp(s.x[rows, i]).tolist(),
         "loss": [None if bad else float(value) for bad, value in zip(lost, s.loss[rows], strict=True)],
         "seed": s.seed[rows].tolist(),
-        "status": ["diverged" if bad else "done" for bad in lost],
+        "status": np.select([stopped, lost], ["pruned", "diverged"], "done").tolist(),
         "curve": None if loss is None else {"x": np.exp(grid).tolist(), "loss": loss.tolist()},
         "window": [float(np.exp(inside.min())), float(np.exp(inside.max()))] if len(inside) else None,
         "optimum": entry,

@@ -144,8 +144,8 @@ def by_hand(points: list[Point], inputs: Path, folder: Path, own: list[int], tun
 
 
 def warm_up(points: list[Point], inputs: Path, own: list[int]) -> None:
-    """Fill the inductor's cache of the hand: four steps at each width, whose validation compiles nothing."""
-    short = {p.shape.width: replace(p, steps=4, validation=replace(p.validation, sequences=1, fractions=())) for p in points}
+    """Fill the inductor's cache of the hand: four steps at each width, and a validation, in chunks as those that count."""
+    short = {p.shape.width: replace(p, steps=4, validation=replace(p.validation, fractions=())) for p in points}
     by_hand(list(short.values()), inputs, inputs / "short", own, tuned=True)
 
 

@@ -56,7 +56,7 @@ def main(c):
             mark = time.perf_counter()
             with torch.no_grad(), cast:
                 parts = held_out.split(CHUNK // context)
-                mean = sum(model(p[:, :-1], p[:, 1:]).item() * len(p) for p in parts) / len(held_out)
+                mean = sum(run(p[:, :-1], p[:, 1:]).item() * len(p) for p in parts) / len(held_out)
             losses.append([t + 1, mean])
             validating += time.perf_counter() - mark
     seconds = {"first": first, "validate": validating, "all": time.perf_counter() - begun}

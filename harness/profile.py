@@ -42,7 +42,8 @@ SPAN = 0.02  # seconds of one timing
 
 def profile(point: Point, runtime: Runtime, seconds: float) -> dict:
     """{"seconds": {piece or "whole": per step}, "error", "rounds", "tokens_per_second", "model_flops_per_second",
-    "peak_flops", "utilisation", "micro_batch", "numerics"} of `point` as `runtime` trains it, from its first weights.
+    "peak_flops", "utilisation", "batch", "micro_batch", "numerics"} of `point` as `runtime` trains it, from its first
+    weights; under a batch ramp of its first steps, `batch` sequences each.
 
     Takes `seconds` beside compilation and warm-up, and a third of that for the peak.
     """
@@ -57,15 +58,17 @@ def profile(point: Point, runtime: Runtime, seconds: float) -> dict:
     pieces = {"data": each["data"], "forward": each["forward"], "backward": each["gradient"] - each["forward"],
               "update": each["update"], "fusion": each["step"] - apart, "host": whole - each["step"] - each["data"],
               "whole": whole}  # fmt: skip
+    batch, flops = point.sequences_at(1), point.flops_at(1)
     peak = gemm.peak(point.precision, runtime.device, seconds / 3)
     return {
         "seconds": pieces,
         "error": 1.25 * spread / whole / len(times["whole"]) ** 0.5,
         "rounds": len(times["whole"]),
-        "tokens_per_second": point.batch_tokens / whole,
-        "model_flops_per_second": point.step_flops / whole,
+        "tokens_per_second": batch * point.shape.context / whole,
+        "model_flops_per_second": flops / whole,
         "peak_flops": peak,
-        "utilisation": point.step_flops / whole / peak,
+        "utilisation": flops / whole / peak,
+        "batch": batch,
         "micro_batch": state.micro_batch,
         "numerics": state.numerics,
     }

@@ -144,7 +144,7 @@ def target_of(request, cells: list[Cell], facts: Facts) -> dict[str, float]:
     """Columns of the scale that the law is extrapolated to: that of sweep.target, or LARGER times the parameters of the
     largest model, at the tokens where the cells' regression of tokens on parameters leads. Raises UserError."""
     given = request.config.sweep.target
-    if given:
+    if given is not None:
         return _asked(request, cells, given, facts)
     params, tokens = ([cell.at[name] for cell in cells] for name in ("params", "tokens"))
     logs = [math.log(n) for n in params]
@@ -162,8 +162,14 @@ def target_of(request, cells: list[Cell], facts: Facts) -> dict[str, float]:
 def _asked(request, cells: list[Cell], given: Any, facts: Facts) -> dict[str, float]:
     if not isinstance(given, Mapping):
         raise UserError(f"sweep.target={given} is no scale: write sweep.target={{model.width: 512, tpp: 20}}.")
+    if not set(given) & set(SCALES):
+        raise UserError(f"sweep.target={dict(given)} names no scale: it must hold one of {', '.join(SCALES)};\n"
+                        "what else it may hold, as batch_size, is as in the largest slice unless given.")  # fmt: skip
     largest = max(cells, key=lambda cell: cell.flops)
-    values = {**largest.like.values, **{key: request.typed(key, value) for key, value in given.items()}}
+    try:
+        values = {**largest.like.values, **{key: request.typed(key, value) for key, value in given.items()}}
+    except UserError as error:
+        raise UserError(f"sweep.target: {error}") from None
     for one, other in (("tpp", "tokens"), ("batch_size", "batch_tokens"), ("tau", "optimizer.weight_decay")):
         for key, twin in ((one, other), (other, one)):
             if key in given and twin not in given:

@@ -8,8 +8,8 @@ at most `sweep.keep` values is never stopped, and never pauses.
 The cheapest slices, up to REFERENCES of the FLOPs of their key and schedule, are trained in full: their optima tell how far
 those of the others may still move.
 
-Decisions follow from the curves up to the rung and from slices that are finished, so that a launch that was killed comes to
-the same. A rung that any point of a slice has passed is decided.
+Decisions follow from the curves up to the rung and from those slices alone, so that a launch that was killed comes to the
+same. A rung that any point of a slice has passed is decided.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.config import Config
+from harness.config import Config, SweepConfig
 from harness.errors import UserError
 from harness.files import read_json
 from harness.rundir import finished
@@ -40,6 +40,10 @@ def check(config: Config) -> None:
     """Raises UserError for what cannot be."""
     sweep = config.sweep
     if sweep.strategy != "halving":
+        usual = SweepConfig()
+        for key in ("rungs", "risk", "keep"):
+            if getattr(sweep, key) != getattr(usual, key):
+                raise UserError(f"sweep.{key} says how sweep.strategy=halving stops points; the strategy is {sweep.strategy}.")
         return
     if config.launcher.name == "slurm":
         raise UserError("sweep.strategy=halving decides between stretches of training, for which launcher=slurm does not\n"
@@ -73,7 +77,7 @@ class Halving:
         self.groups = self._groups()
         self.decided: dict[int, int] = {}  # group -> rungs decided by this process
         self.asked: set[tuple[str, int | None]] = set()  # (run id, step) that a launcher was given
-        self.shifts: dict[int, list] = {}  # rung -> ((key, schedule), shift or None) of every slice, as of now
+        self.shifts: dict[int, list] = {}  # rung -> ((key, schedule), shift or None) of every reference
         self.said = False
 
     def _groups(self) -> list[Group]:
@@ -99,10 +103,12 @@ class Halving:
     def begin(self) -> Plan:
         """The plan of the sweep, paused at the next rungs, its notes saying what may be saved."""
         plan, until = self.planned.plan, {}
-        for k, group in enumerate(self.groups):
-            until |= self._until(group, self._stage(k, plan.states))
+        stages = [self._stage(k, plan.states) for k in range(len(self.groups))]
+        for group, stage in zip(self.groups, stages, strict=True):
+            until |= self._until(group, stage)
         self.asked |= {(p.id, until.get(p.id)) for p in plan.left}
-        return replace(plan, until=until, notes=(*plan.notes, *self._outlook()))
+        open_ = [g for g, stage in zip(self.groups, stages, strict=True) if stage < len(self.settings.rungs)]
+        return replace(plan, until=until, notes=(*plan.notes, *self._outlook(open_)))
 
     def more(self) -> Plan | None:
         """What goes on now, after the decisions that can be made; a plan of nothing but notes at the end; then None."""
@@ -220,11 +226,12 @@ class Halving:
         return found
 
     def _belief(self, cut: Cut, stage: int):
-        """How far optima move: the prior, and what the finished slices of the same key and schedule showed."""
+        """How far optima move: the prior, and what the references of the same key and schedule showed. Another slice that
+        happens to be finished does not count: it was not when an earlier launch decided."""
         from sweeps.stopping import PRIOR
 
         if stage not in self.shifts:
-            self.shifts[stage] = [(_kind(other), self._shift(other, stage)) for other in self.all]
+            self.shifts[stage] = [(_kind(self.all[i]), self._shift(self.all[i], stage)) for i in sorted(self.references)]
         return PRIOR.updated([s for kind, s in self.shifts[stage] if kind == _kind(cut) and s is not None])
 
     def _shift(self, cut: Cut, stage: int) -> float | None:
@@ -266,25 +273,30 @@ class Halving:
 
     # ---- what is said
 
-    def _outlook(self) -> list[str]:
+    def _outlook(self, groups: list[Group]) -> list[str]:
+        """`groups`: those of which points may still be stopped."""
         if not self.groups:
             return [f"halving: no slice has more than sweep.keep={self.settings.keep} values, so nothing can be stopped"]
-        open_ = [cut for group in self.groups for cut in group.cuts]
+        if not groups:
+            return ["halving: all slices are past their last rung, so nothing more can be stopped"]
+        open_ = [cut for group in groups for cut in group.cuts]
         keys = ", ".join(sorted({cut.key for cut in open_}))
         total = sum(m.point.flops for m in self.planned.members)
-        most = min(self._most(key) for key in sorted({cut.key for cut in open_})) / total
+        most = min(self._most(groups, key) for key in sorted({cut.key for cut in open_})) / total
         rungs = ", ".join(f"{share:.0%}" for share in self.settings.rungs)
         lines = [f"halving: {count_noun(len(open_), 'slice')} of {keys}, decided at {rungs} of the run; saves at most "
                  f"{most:.0%} of the FLOPs,",
                  f"  at a risk of {self.settings.risk:g} for each slice that its best value or a neighbour of it is stopped"]
         if self.references:
             lines.append(f"  {count_noun(len(self.references), 'slice')}, the cheapest, in full: to tell how optima move")
+        if full := len(self.all) - len(self.references) - len(open_):
+            lines.append(f"  {count_noun(full, 'slice')} more in full: at most {self.settings.keep} values, or past the last rung")
         return lines
 
-    def _most(self, key: str) -> float:
+    def _most(self, groups: list[Group], key: str) -> float:
         """FLOPs saved if only `keep` values of each slice of a key went beyond the first rung."""
-        saved, pausing = 0.0, {m.point.id for group in self.groups for m in group.pausing}
-        for cut in (cut for group in self.groups for cut in group.cuts if cut.key == key):
+        saved, pausing = 0.0, {m.point.id for group in groups for m in group.pausing}
+        for cut in (cut for group in groups for cut in group.cuts if cut.key == key):
             costs = [sum(m.point.flops for m in cut.members if m.values[key] == v and m.point.id in pausing)
                      for v in cut.values]  # fmt: skip
             saved += sum(sorted(costs)[self.settings.keep :]) * (1 - self.settings.rungs[0])

@@ -141,6 +141,7 @@ class Plan:
             "workers": self.workers,
             "device": self.device,
             "checkpoint_bytes": self.checkpoint_bytes,
+            "notes": list(self.notes),
             "groups": [{"shape": g.label, "points": len(g.points), "flops": g.flops, "seconds": g.seconds,
                         "compile": g.compile, "reason": g.reason} for g in self.groups],
             "rates": {p: {"device": r.device, "eager": vars(r.eager), "compiled": vars(r.compiled)}

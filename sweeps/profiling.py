@@ -79,7 +79,7 @@ def render_profile(found: dict) -> str:
     where = count_noun(numerics["threads"], "CPU thread") if numerics["device"] == "cpu" else "GPU"
     how = f"{numerics['precision']}, {'compiled' if numerics['compiled'] else 'eager'}, {where}"
     return "\n".join([
-        f"a step ({how}; medians of {found['rounds']} rounds)",
+        f"a step of {count_noun(found['batch'], 'sequence')} ({how}; medians of {found['rounds']} rounds)",
         *table(["", "time", "share", ""], rows),
         f"{found['tokens_per_second']:,.0f} tokens/s, {quantity(found['model_flops_per_second'], 'FLOP/s')}: "
         f"{found['utilisation']:.0%} of the {quantity(found['peak_flops'], 'FLOP/s')} of matrix products",

@@ -1,6 +1,7 @@
 """The benchmarks of throughput: their arithmetic, and that the rival does the same work as we do."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,8 +25,10 @@ def corpus(tmp_path_factory):
 
 def test_ratios_are_told_with_their_targets(tmp_path, capsys):
     given = Namespace(quick=True, json=tmp_path / "r.json")
-    report.finish(given, {"train_64": [4.0, 6.0, 5.5], "prefix_flops": [0.5], "own": [1.0]}, seconds={"start_up": 3.0})
-    written = json.loads(given.json.read_text())
+    report.finish(given, {"train_64": [4.0, 6.0, 5.5], "prefix_flops": [0.5], "own": [1.0]}, seconds={"start_up": 3.0},
+                  widths=[math.inf, (1.0, math.nan)])  # fmt: skip
+    written = json.loads(given.json.read_text(), parse_constant=pytest.fail)
+    assert written["widths"] == [None, [1.0, None]]
     assert written["ratios"]["train_64"] == {"median": 5.5, "min": 4.0, "max": 6.0, "n": 3}
     assert written["versions"].keys() == {"python", "torch", "hyperlaw"} and written["device"]
     assert written["seconds"] == {"start_up": 3.0}
@@ -36,6 +39,7 @@ def test_ratios_are_told_with_their_targets(tmp_path, capsys):
 
 @pytest.mark.parametrize("name, value, expected", [("sweep_warm_vs_hand", 1.3, True), ("sweep_warm_vs_hand", 1.29, False),
                                                    ("refine_flops", 0.4, True), ("refine_flops", 0.41, False),
+                                                   ("refine_interval", 1.0, True), ("real_interval", 3.4, False),
                                                    ("other", 9.0, None)])  # fmt: skip
 def test_times_are_met_from_above_and_flops_from_below(name, value, expected):
     assert report.met(name, value) is expected

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.codes import cluster, combine
-from analysis.columns import SCALE, SETTINGS
+from analysis.columns import CENSORED, SCALE, SETTINGS
 from analysis.errors import UserError
 
 SAME_BATCH = 0.01
@@ -17,7 +17,7 @@ SAME_BATCH = 0.01
 
 def usable(df: pd.DataFrame, unit: str, by: list[str], notes: list[str]) -> tuple[pd.DataFrame, str]:
     """(rows, unit of the batch): columns `_batch`, `_batch_code`, `_size` (model size), `_settings`, `_block` (what
-    shares its noise), `_lost` (diverged) beside the table's. Lines on what is left out go to notes.
+    shares its noise), `_lost` (diverged or pruned) beside the table's. Lines on what is left out go to notes.
 
     Raises UserError where a column is missing, a loss is not above 0, or no row is left.
     """
@@ -92,12 +92,12 @@ def _steps(df: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
 
 
 def _ends(df: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
-    others = df["status"][~df["status"].isin(["done", "diverged"])].value_counts()
+    others = df["status"][~df["status"].isin(["done", *CENSORED])].value_counts()
     if len(others):
         notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
-    df = df[df["status"].isin(["done", "diverged"])]
+    df = df[df["status"].isin(["done", *CENSORED])]
     df = _known(df, ["params", "tokens", column], notes)
-    lost = (df["status"] == "diverged") | np.isposinf(df["loss"])
+    lost = df["status"].isin(CENSORED) | np.isposinf(df["loss"])
     if (empty := df["loss"].isna() & ~lost).any():
         notes.append(f"{int(empty.sum())} rows are done but have no loss: not used.")
         df, lost = df[~empty], lost[~empty]

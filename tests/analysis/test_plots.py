@@ -83,18 +83,19 @@ def test_diverged_points_and_verdicts_are_distinct():
     s = a_slice({"params": 1e6}, best=2**-6)
     s["loss"][-1], s["status"][-1] = None, "diverged"
     s["loss"][-2] = 40.0
+    s["loss"][0], s["status"][0] = None, "pruned"
     edge = a_slice({"params": 2e6}, best=2**-11, verdict="edge")
     flat = a_slice({"params": 4e6}, best=2**-6, verdict="flat", curve=None, window=None)
     fig = losses(None, [s, edge, flat], "lr")
     (ax,) = fig.axes
     top = ax.get_ylim()[1]
     assert top < 10 and list(drawn(ax, "diverged")[0].get_xdata()) == [2.0**-3]
-    assert drawn(ax, "diverged")[0].get_ydata()[0] == top
+    assert drawn(ax, "diverged")[0].get_ydata()[0] == top and list(drawn(ax, "pruned")[0].get_xdata()) == [2.0**-9]
     assert list(drawn(ax, "above the axis")[0].get_xdata()) == [2.0**-4]
     assert len(drawn(ax, "optimum")) == 1
     assert drawn(ax, "edge")[0].get_marker() == "<" and drawn(ax, "edge")[0].get_xdata()[0] == 2.0**-9
     assert "flat" in [text.get_text() for text in ax.texts]
-    assert {"diverged", "optimum beyond the edge", "above the axis"} <= set(labels(fig))
+    assert {"diverged", "pruned", "optimum beyond the edge", "above the axis"} <= set(labels(fig))
 
 
 def test_curves_far_apart_are_drawn_from_their_own_lowest():

@@ -21,9 +21,10 @@ def places(folder):
     return [f"out={folder / 'out'}", f"cache={folder / 'cache'}"]
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_pieces_add_up_to_the_step(tmp_path, micro_batch):
-    words = [*TINY, *places(tmp_path), *([f"micro_batch={micro_batch}"] if micro_batch else [])]
+@pytest.mark.parametrize("micro_batch, more", [(None, []), (2, ["micro_batch=2"]),
+                                               (None, ["schedule.batch_ramp=[[512,1]]"])])  # fmt: skip
+def test_pieces_add_up_to_the_step(tmp_path, micro_batch, more):
+    words = [*TINY, *places(tmp_path), *more]
     planned = prepare_plan(compose(words, "train"), name="train", report=lambda _: None, only_one=True, probe=False)
     found = profile(planned, seconds=0.3)
     (member,) = planned.members
@@ -35,23 +36,25 @@ def test_pieces_add_up_to_the_step(tmp_path, micro_batch):
     assert all(seconds[name] > 0 for name in ("data", "forward", "update"))
     assert found["rounds"] >= 5 and found["micro_batch"] == (micro_batch or 4)
     assert found["numerics"]["precision"] == "fp32" and found["numerics"]["compiled"] is False
-    assert found["model_flops_per_second"] * whole == pytest.approx(member.point.step_flops)
+    assert found["batch"] == (1 if member.point.batch_ramp else 4)  # of a ramp the first steps are timed
+    assert found["tokens_per_second"] * whole == pytest.approx(found["batch"] * 32)
+    assert found["model_flops_per_second"] * whole == pytest.approx(member.point.flops_at(1))
     assert found["utilisation"] == pytest.approx(found["model_flops_per_second"] / found["peak_flops"])
     assert known_peak(tmp_path / "cache", device_name("cpu"), "fp32") == found["peak_flops"]
     lines = render_profile(found).splitlines()
-    assert max(map(len, lines)) < 100 and "eager, 1 CPU thread" in lines[0] and "% of the" in lines[-1]
+    assert max(map(len, lines)) < 100 and f"{found['batch']} sequence" in lines[0] and "eager, 1 CPU thread" in lines[0] and "% of the" in lines[-1]
 
 
 def test_a_point_is_profiled_then_trained_and_a_finished_one_only_profiled(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sweeps.profiling.SECONDS", 0.1)
     assert commands.train([*TINY, *places(tmp_path)], {"--dry-run": True}) == 0
-    assert "a step (" not in capsys.readouterr().out and not list(tmp_path.rglob("profile.json"))
+    assert "a step of" not in capsys.readouterr().out and not list(tmp_path.rglob("profile.json"))
     for flags in ({}, {"--json": True}):
         assert commands.train([*TINY, *places(tmp_path)], flags) == 0
         shown = capsys.readouterr()
     first_json = json.loads(shown.out)
     assert first_json["status"] == "done" and first_json["profile"]["seconds"]["whole"] > 0
-    assert "a step (fp32, eager" in shown.err and first_json["runtime"]["attempt"] == 1
+    assert "a step of 4 sequences (fp32, eager" in shown.err and first_json["runtime"]["attempt"] == 1
 
 
 @pytest.mark.parametrize("command, words, what", [
