@@ -21,7 +21,8 @@ SCALES = ("params", "tpp", "tokens", "batch_size", "width", "depth")
 
 def losses(path: str | os.PathLike | None, slices: Sequence[Mapping], target: str, title: str | None = None) -> Any:
     """Loss against the hyper-parameter `target`, one colour a slice: points of all seeds, the fitted curve (solid in
-    its window), the optimum with its interval. Crosses at the top are diverged points, plus signs pruned ones; an optimum at the edge of the
+    its window), the optimum with its interval. Crosses at the top are diverged points, plus signs pruned ones;
+    an optimum at the edge of the
     measured range is an open triangle pointing outwards; other verdicts stand in words. The fewest columns that tell
     the slices apart make the panels, the last of them the colours.
 

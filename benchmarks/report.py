@@ -5,7 +5,8 @@
     finish(given, ratios, seconds={"start_up": 3.1})
 
 prints name, ratio, target and whether it is met, and writes JSON to `--json`:
-{"ratios": {NAME: {"median", "min", "max", "n"}}, "device", "versions", "date", "load"} and whatever else is given; a number that is infinite or none at all is null.
+{"ratios": {NAME: {"median", "min", "max", "n"}}, "device", "versions", "date", "load"} and whatever else is given;
+a number that is infinite or none at all is null.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def check(config: Config) -> None:
         usual = SweepConfig()
         for key in ("rungs", "risk", "keep"):
             if getattr(sweep, key) != getattr(usual, key):
-                raise UserError(f"sweep.{key} says how sweep.strategy=halving stops points; the strategy is {sweep.strategy}.")
+                raise UserError(f"sweep.{key} says how sweep.strategy=halving stops points; the strategy is "
+                                f"{sweep.strategy}.")  # fmt: skip
         return
     if config.launcher.name == "slurm":
         raise UserError("sweep.strategy=halving decides between stretches of training, for which launcher=slurm does not\n"
@@ -290,7 +291,8 @@ class Halving:
         if self.references:
             lines.append(f"  {count_noun(len(self.references), 'slice')}, the cheapest, in full: to tell how optima move")
         if full := len(self.all) - len(self.references) - len(open_):
-            lines.append(f"  {count_noun(full, 'slice')} more in full: at most {self.settings.keep} values, or past the last rung")
+            lines.append(f"  {count_noun(full, 'slice')} more in full: at most {self.settings.keep} values, or past "
+                         "the last rung")  # fmt: skip
         return lines
 
     def _most(self, groups: list[Group], key: str) -> float:
