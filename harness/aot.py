@@ -8,25 +8,25 @@ first step of a process after 0.02 s instead of 3-7.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import platform
+import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from harness.build import build
 from harness.onednn import through_onednn
 from harness.private import keep_compiled_code, private_folder
 
 FOLDER = "steps"
-SOURCES = tuple(f"models/{name}.py" for name in ("llama", "loss", "shape")) + tuple(
-    f"harness/{name}.py" for name in ("aot", "flat", "onednn", "optimizer", "step")
-)
+LEFT_SECONDS = 3600.0  # more than any compilation takes
 
 
 def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
@@ -38,7 +38,7 @@ def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable
     keep_compiled_code()
     folder = private_folder(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / FOLDER)
     shapes = [(tuple(t.shape), t.dtype) for t in example]
-    built_in = (name, shapes, torch.get_num_threads(), machine(), sources())
+    built_in = (name, shapes, torch.get_num_threads(), build())
     key = hashlib.sha256(repr(built_in).encode()).hexdigest()[:24]
     path = next((path for path in folder.glob(f"{key}-*.so") if path == _sealed(folder, key, path)), None)
     path = path or _compile(function, example, folder, key)
@@ -55,6 +55,10 @@ def _sealed(folder: Path, key: str, path: Path) -> Path:
 def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key: str) -> Path:
     from torch.fx.experimental.proxy_tensor import make_fx  # the compiler's imports take seconds
 
+    for left in folder.glob("tmp*"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     example = tuple(t.clone() for t in example)  # tracing runs the function, which writes into its arguments
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -64,20 +68,3 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
         path = _sealed(folder, key, Path(library))
         os.replace(library, path)
     return path
-
-
-@cache
-def machine() -> str:
-    """What compiled code depends on beside its source: PyTorch, and the processor's instructions."""
-    with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else open(os.devnull) as f:
-        flags = next((line.partition(":")[2].strip() for line in f if line.startswith(("flags", "Features"))), "")
-    return f"{torch.__version__} {platform.machine()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
-
-
-@cache
-def sources() -> str:
-    """Digest of the code that steps are made of."""
-    root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    for name in SOURCES:
-        digest.update((root / name).read_bytes())
-    return digest.hexdigest()[:16]

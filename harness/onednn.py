@@ -28,7 +28,9 @@ _LIBRARY.impl("mm", _product, "CPU")
 
 
 def through_onednn(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """`graph` of make_fx with its fp32 matrix products replaced."""
+    """`graph` of make_fx with its fp32 matrix products replaced, where this PyTorch has oneDNN."""
+    if not torch.backends.mkldnn.is_available():
+        return graph
     aten = torch.ops.aten
     for node in graph.graph.find_nodes(op="call_function", target=aten.mm.default):
         a, b = node.args

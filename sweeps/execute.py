@@ -18,6 +18,7 @@ from harness.point import Point
 from harness.private import compiled_folder
 from harness.redact import redact
 from harness.rundir import LostRun, RunDirectory, finished, read_status
+from sweeps import trunks
 from sweeps.jobs import trunks_dir
 from sweeps.lease import Lease, claim
 from sweeps.peaks import known_peak
@@ -39,13 +40,13 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     run_dir = trunks_dir(settings["runs_dir"]) / message["job"] if trunk else Path(settings["runs_dir"]) / point.id
     lease = None
     try:
-        if ended := finished(run_dir):
+        if ended := _ended(run_dir, message):
             return {"status": ended, "trained": False}
         lease = claim(run_dir, settings["lease_seconds"])
         if lease is None:
             return {"status": "busy", "trained": False}
         RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch).begin()
-        if ended := finished(run_dir):  # since we looked, or with its point.yaml mended
+        if ended := _ended(run_dir, message):  # since we looked, or with its point.yaml mended
             return {"status": ended, "trained": False}
         status = _train(point, run_dir, message, settings, lease, tell, should_stop)
         result = read_json(run_dir / ("trunk.json" if trunk else "result.json")) or {}
@@ -65,6 +66,13 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     finally:
         if lease is not None:
             lease.release()
+
+
+def _ended(run_dir: Path, message: dict) -> str | None:
+    """How it ended, if it has; a trunk pauses at its end."""
+    if message.get("trunk"):
+        return "paused" if trunks.ended(run_dir, message.get("validate_at", ())) else None
+    return finished(run_dir)
 
 
 def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Lease, tell,

@@ -57,7 +57,7 @@ class Launch:
         self.lost: set[str] = set()  # jobs that failed for good
         self.paused: set[str] = set()  # ids of points that were, at some step
         self.attempts: Counter = Counter()
-        self.compiled = CompiledShapes(settings.cache)
+        self.compiled = CompiledShapes(settings.cache, settings.threads)
         self.cold: set[str] = set()  # keys in their first compilation on this machine
         self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}

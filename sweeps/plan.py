@@ -237,7 +237,7 @@ def make_plan(
     if launcher.name == "slurm":
         count = sum(len(group) for group in by_key.values())
         workers *= min(max(-(-count // launcher.points_per_job), 1), launcher.max_running or count or 1)
-    shapes = CompiledShapes(cache)
+    shapes = CompiledShapes(cache, launcher.threads)
     left = [point for members in by_key.values() for point in members]
     forest, roots = find_trunks(points, left, states, Path(runs_dir), rates) if share else (EMPTY, {})
     stretches = stretches_of(left, forest, micro_batch)

@@ -15,11 +15,12 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from math import log
 from pathlib import Path
 from statistics import median
 
+from harness.build import build
 from harness.point import Point
 from sweeps.peaks import known_peak, record_peak
 
@@ -133,12 +134,8 @@ def cores() -> list[int]:
 class CompiledShapes:
     """Which shapes this cache has compiled code for, so that the plan knows a cold compile from a load."""
 
-    def __init__(self, cache_dir: Path):
-        try:
-            torch = version("torch")
-        except PackageNotFoundError:
-            torch = "none"
-        self.folder = Path(cache_dir) / "compiled" / torch
+    def __init__(self, cache_dir: Path, threads: int = 1):
+        self.folder = Path(cache_dir) / "compiled" / f"{build()}-{threads}"
 
     def __contains__(self, key: str) -> bool:
         return (self.folder / key).exists()

@@ -45,6 +45,12 @@ def _ended(folder: Path) -> tuple[int, Collection[int]] | None:
     return (steps, set(validated)) if step == steps or isinstance(diverged, int) else None
 
 
+def ended(folder: Path, validate_at: Iterable[int]) -> bool:
+    """Whether the trunk in `folder` has come to its end, and validated at these steps."""
+    found = _ended(folder)
+    return found is not None and set(validate_at) <= set(found[1])
+
+
 def _names(runs_dir: Path) -> list[str]:
     try:
         return [name for name in os.listdir(trunks_dir(runs_dir)) if not name.startswith(".")]
@@ -66,9 +72,9 @@ def job_states(jobs: Iterable[Job], runs_dir: Path, lease_seconds: float, cache:
 
 def _state(job: Job, runs_dir: Path, lease_seconds: float, now: float | None) -> RunState:
     folder = job.folder(runs_dir)
-    said, ended = read_status(folder), _ended(folder)
+    said = read_status(folder)
     step, attempt, reason = said.get("step") or 0, said.get("attempt") or 0, said.get("reason")
-    if ended and set(job.validate_at) <= set(ended[1]):
+    if ended(folder, job.validate_at):
         return RunState(job.id, "done", step, job.last, attempt)
     newest = newest_attempt(folder, now)
     live = newest is not None and newest.live(lease_seconds)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from harness.onednn import through_onednn  # noqa: F401  defines the operator
+from harness import aot
+from harness.onednn import through_onednn
 from harness.optimizer import Hyper
 from harness.step import Step, initial_weights
 
@@ -60,3 +61,17 @@ def test_onednn_rounds_no_worse_than_mkl(m, k, n):
     right = a.double() @ b.double()
     error = (torch.ops.hyperlaw.mm(a, b.t()) - right).abs().max()
     assert error <= 4 * (a @ b - right).abs().max() and error < 1e-6 * k + 1e-5
+
+
+def test_a_compiled_steps_fp32_products_go_through_onednn(tmp_path, monkeypatch):
+    """Of forward, and both of backward: none stays with MKL."""
+    p = point("precision=fp32", "model.width=16", "model.head_dim=8", "model.depth=1", "model.context=16")
+    tokens = torch.zeros(p.batch_size, 17, dtype=torch.long)
+    step, hyper, graphs = Step(p.shape, p.parameterization, "fp32", "cpu", True), Hyper.of(p, "cpu"), []
+    w, m, v = step.place(initial_weights(p, "cpu")), step.zeros(), step.zeros()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("harness.step._FUNCTIONS", {})
+    monkeypatch.setattr(aot, "through_onednn", lambda graph: graphs.append(through_onednn(graph)) or graphs[0])
+    step(w, m, v, hyper.per_step[0], hyper.fixed, tokens, p.batch_size)
+    targets = [node.target for node in graphs[0].graph.nodes]
+    assert targets.count(torch.ops.hyperlaw.mm.default) > 10 and torch.ops.aten.mm.default not in targets

@@ -130,6 +130,7 @@ def test_damaged_and_missing_trunks(pair, train, plan_of, tmp_path):
     points, config, plan, trunk, branches = pair
     (said,) = train([trunk], "shared")
     assert said["status"] == "paused" and trunks.known(plan.runs_dir).keys() == {trunk.id}
+    assert train([trunk], "shared") == [{"status": "paused", "trained": False}]  # its FLOPs count once
     assert [job.trunk for job in plan_of(points, config, "shared").jobs()] == [False, False]  # it is used again
     (file,) = checkpoints(trunk.folder(plan.runs_dir))
     whole = bytearray(file.read_bytes())
