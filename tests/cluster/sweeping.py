@@ -16,7 +16,7 @@ from harness.rundir import read_status
 from .beds import wait_for
 
 MEASURED = ("device_seconds", "compile_seconds", "numerics", "runtime")  # of result.json: not results
-SLOW = 96_000  # tokens that take some seconds of training
+SLOW = 192_000  # tokens that take some seconds of training, and some more after a first checkpoint on a fast machine
 
 
 class Sweeping:

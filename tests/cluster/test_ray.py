@@ -1,5 +1,6 @@
 """launcher=ray on real clusters: two nodes that join by address, and private ones."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,6 +90,19 @@ def worker(run):
     return newest_attempt(run).pid
 
 
+@contextlib.contextmanager
+def frozen(pids):
+    """Processes that do nothing meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def joins(ray_cluster):
     return "launcher=ray", f"launcher.address={ray_cluster.address}"
 
@@ -143,10 +157,11 @@ def test_a_killed_launcher_takes_its_cluster_with_it_and_the_next_one_goes_on(sw
 
 def test_the_death_of_a_private_cluster_is_said_and_the_next_launch_goes_on(sweeping, undisturbed):
     process = sweeping.start("sweep", *PRIVATE)
-    sweeping.training(2)
+    workers = [worker(run) for run in sweeping.training(2)]
     (raylet,) = [p for p in tree(process.pid) if Path(f"/proc/{p}/comm").read_text() == "raylet\n"]
-    os.kill(raylet, signal.SIGKILL)
-    said = sweeping.end(process, status=1)
+    with frozen(workers):  # Ray takes its time to hear of it; on a fast machine all points would be done by then
+        os.kill(raylet, signal.SIGKILL)
+        said = sweeping.end(process, status=1)
     assert "the private cluster died" in said and "left" in said and "Traceback" not in said
     sweeping.run("sweep", *PRIVATE)
     assert results(sweeping.folder / "out" / "runs") == undisturbed
