@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from harness.rundir import read_status
+from sweeps.lease import newest_attempt
 
 from .beds import wait_for
 
@@ -63,13 +64,23 @@ class Sweeping:
         return [read_status(run)["status"] for run in runs.iterdir()] if runs.is_dir() else []
 
     def training(self, count=1, out="out"):
-        """Waits until `count` runs have checkpointed in mid-training; their directories."""
-        def found():
-            runs = list((self.folder / out / "runs").glob("*"))
-            at = [run for run in runs if read_status(run)["status"] == "running" and any((run / "checkpoints").iterdir())]
-            return at if len(at) >= count else None
+        """Waits until `count` runs have checkpointed in mid-training; their directories. Those that are there first stand
+        still until the last is: on no machine does one end before another begins."""
+        held = {}
 
-        return wait_for(found)
+        def found():
+            for run in (self.folder / out / "runs").glob("*"):
+                if run not in held and read_status(run)["status"] == "running" and any((run / "checkpoints").iterdir()):
+                    held[run] = newest_attempt(run).pid
+                    os.kill(held[run], signal.SIGSTOP)
+            return len(held) >= count
+
+        try:
+            wait_for(found)
+        finally:
+            for pid in held.values():
+                os.kill(pid, signal.SIGCONT)
+        return list(held)
 
     def attempts(self, out="out"):
         """How many attempts each run took."""

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -161,16 +162,20 @@ def test_preempted_and_cancelled_is_submitted_again_and_counts_nothing(slurm, sw
 
 
 def test_near_its_time_limit_it_checkpoints_and_goes_on_in_the_next(slurm, sweeps, slow):
-    # Slurm sends the signal up to a minute early, here 10 to 40 s after the start. Until then training is held.
+    # Slurm sends the signal up to a minute early, here 30 to 60 s after the start. Until then training is held.
     sweeps.define(tokens=SLOW, **POINTS)
-    launcher = sweeps.start("sweep", "launcher.time=2", "launcher.signal_seconds=80", ONE)
+    launcher = sweeps.start("sweep", "launcher.time=2", "launcher.signal_seconds=60", ONE)
     held = [newest_attempt(run).pid for run in sweeps.training(2)]
     for pid in held:
         os.kill(pid, signal.SIGSTOP)
+    # Each goes on as soon as its own element has heard: the two hear at moments far apart, and the grace is short.
+    log = {pid: Path(os.readlink(f"/proc/{pid}/fd/2")).parent / "launcher.log" for pid in held}
+    while log:
+        heard = wait_for(lambda: [pid for pid in log if "SIGUSR2" in log[pid].read_text()], 100)
+        for pid in heard:
+            os.kill(pid, signal.SIGCONT)
+            del log[pid]
     logs = lambda: [path.read_text() for path in (sweeps.folder / "out/logs").rglob("launcher.log")]  # noqa: E731
-    wait_for(lambda: sum("SIGUSR2" in log for log in logs()) == 2)
-    for pid in held:
-        os.kill(pid, signal.SIGCONT)
     sweeps.end(launcher)
     requeued = sum("the time limit is near: points are checkpointed, this job is requeued" in log for log in logs())
     assert requeued >= 2 and sum(sweeps.attempts()) == 2 + requeued  # a slow machine meets the limit again
