@@ -28,6 +28,14 @@ hyperlaw: how must learning rate, weight decay and batch size change as my model
 
 Keys typed most: model.width model.depth tpp|tokens batch_size|batch_tokens optimizer.lr tau|optimizer.weight_decay
 parameterization=NAME schedule=NAME data=NAME data.path seed device out runs. Ranges: optimizer.lr=log2(-10,-5,6).
+
+More points per hour (docs/throughput.md):
+  sweep.strategy=grid|refine|halving   all points; those that narrow the law most (sweep.budget=0.4); losers stop early
+  sweep.share=true|false               train the beginning that points have in common once
+  reuse=[DIR,...]                      take the points that other sweeps finished from their runs
+  schedule.batch_ramp=[[TOKENS,BATCH],...]   smaller batches until so many tokens
+  profile=true                         (train) first say where a step's time goes
+  python -m benchmarks.train|sweep|prefix|refine|gpu [--quick]   measure it here
 """
 FLAGS = {
     "train": {"--dry-run", "--json"},
