@@ -1,19 +1,23 @@
 """Training speed on one GPU, from 1M to 1B parameters: eager, compiled, as a CUDA graph, and several points packed on it.
 
-    python3 -m benchmarks.gpu [--quick] [--json FILE] [--sizes 1M,100M] [--device cuda|cpu]
+    python3 -m benchmarks.gpu [--quick] [--json FILE] [--sizes 1M,100M] [--limit SECONDS] [--device cuda|cpu]
 
-On a bare machine with one H100, Python 3.12, PyTorch 2.11 and numpy, in the root of the repository and
-with nothing installed, within ten minutes (what is measured by then is in FILE, also when it is cut off):
+On a bare machine with one H100, Python 3.12, PyTorch 2.11 and numpy, in the root of the repository and with nothing
+installed; each ends within its limit (--quick: 280 s, else 570 s), what is measured by then is in FILE:
 
-    HYPERLAW_CACHE=/tmp/hyperlaw PYTHONUNBUFFERED=1 timeout 590 python3 -m benchmarks.gpu --json gpu.json
+    HYPERLAW_CACHE=/tmp/hyperlaw python3 -u -m benchmarks.gpu --sizes 1M,5M,25M --json small.json
+    HYPERLAW_CACHE=/tmp/hyperlaw python3 -u -m benchmarks.gpu --sizes 100M,350M,1B --json large.json
 
-Each way of a size trains in a process of its own (benchmarks/gpu_worker.py), on random tokens, bf16, with our step and
-AdamW. The ways of a small size take turns, of a large one they come one after the other, for want of memory; medians count.
-`packed`: K processes of graphs at once, under MPS where its daemon starts. Ratios, of the fastest way: gpu_NAME_vs_eager;
-gpu_NAME_share of the device's dense bf16 peak by 6 params + 12 depth width context FLOPs per token;
-gpu_NAME_share_causal, attention halved. Peaks are the maker's (H100 SXM: 989 TFLOP/s), of other devices measured matrix
-products. Without a GPU: one line, exit status 2, nothing written. `--device cpu` tries this file itself, on a size that
-means nothing, without compiling and graphs.
+All train on random tokens in bf16 with AdamW. `eager` is the plain loop that a user would write (benchmarks/plain.py), with
+flash attention and fused AdamW; `compiled` and `graph` are our step. Packed, K points at once, three kinds: `streams`, K
+graphs on streams of one process; `processes`, K processes of a graph each, under MPS where its daemon starts; `axis`, one
+graph with a leading axis of K on every weight (benchmarks/stacked.py). The ways of a small size take turns, of a large one
+they come one after the other, for want of memory; medians count. --quick: the sizes 1M, 5M, 100M and 350M, shorter.
+
+Ratios, of the fastest way: gpu_NAME_vs_eager; gpu_NAME_share of the device's dense bf16 peak by 6 params + 12 depth width
+context FLOPs per token; gpu_NAME_share_causal, attention halved. Peaks are the maker's (H100 SXM: 989 TFLOP/s), of other
+devices measured matrix products. Without a GPU: one line, exit status 2, nothing written. `--device cpu` tries this file
+itself, on a size that means nothing, without compiling and graphs.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -36,7 +41,7 @@ from sweeps.rate import device_name, gpu_names
 from sweeps.text import table
 
 DENSE_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}  # FLOP/s
-BUDGET_SECONDS = 420  # after which no further size begins: the last may take some two minutes
+LIMITS = {True: 280, False: 570}  # seconds until it ends, --quick and not
 TURNS_PARAMS = 30e6  # up to which the ways of a size are in memory at once
 
 
@@ -71,60 +76,71 @@ SIZES = (
     Size("350M", 1024, 25, 64, 2048, 8),
     Size("1B", 1792, 24, 128, 2048, 4),
 )
+QUICK = ("1M", "5M", "100M", "350M")
 TINY = (Size("tiny", 32, 1, 16, 32, 4, vocab=64, packed=2),)
-WAYS = {"cuda": ("eager", "compiled", "graph", "packed"), "cpu": ("eager", "packed")}
+WAYS = ("eager", "compiled", "graph")
+PACKED = ("streams", "axis", "processes")
+
+
+class Late(Exception):
+    """The limit is reached."""
 
 
 class Worker:
-    """A process that trains a size in one way, a stretch of seconds whenever asked."""
+    """A process that trains a size, a stretch of seconds whenever asked. `end`: time.monotonic() when it is given up."""
 
-    def __init__(self, size: Size, way: str, device: str, env: dict):
-        words = json.dumps(asdict(size.shape)), str(size.batch), way, device
+    def __init__(self, size: Size, device: str, env: dict, end: float):
+        words = json.dumps(asdict(size.shape)), str(size.batch), str(size.packed), device
         command = [sys.executable, "-m", "benchmarks.gpu_worker", *words]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.end = end
 
-    def ask(self, seconds: float) -> None:
+    def ask(self, way: str, seconds: float) -> None:
         with contextlib.suppress(OSError):
-            self.process.stdin.write(f"{seconds}\n")
+            self.process.stdin.write(f"{way} {seconds}\n")
             self.process.stdin.flush()
 
     def hear(self) -> float | None:
-        """Tokens per second, or None where it died (out of memory, say; it has said so on stderr)."""
+        """Tokens per second, None where there are none: it has said why on stderr. Raises Late."""
+        if not select.select([self.process.stdout], [], [], max(self.end - time.monotonic(), 0))[0]:
+            raise Late
         line = self.process.stdout.readline()
-        return float(line) if line.strip() else None
+        return json.loads(line) if line.strip() else None
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+        self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
-def measure(size: Size, device: str, rounds: int, seconds: float, env: dict) -> dict[str, list[float]]:
-    """Way -> tokens per second of each round; a way that died is not there."""
-    ways = [way for way in WAYS[device] if way != "packed" or size.packed > 1]
-    if size.params <= TURNS_PARAMS:
-        return _take_turns(size, ways, device, rounds, seconds, env)
-    return {w: r for way in ways for w, r in _take_turns(size, [way], device, rounds, seconds, env).items()}
+def measure(size: Size, device: str, rounds: int, seconds: float, env: dict, end: float) -> dict[str, list[float]]:
+    """Way -> tokens per second of each round; a way that could not be gone, or not before `end`, is not there."""
+    ways = WAYS + (PACKED if size.packed > 1 else ())
+    groups = [ways] if size.params <= TURNS_PARAMS else [[way] for way in ways]
+    found: dict[str, list[float]] = {}
+    with contextlib.suppress(Late):
+        for group in groups:
+            _take_turns(size, group, device, rounds, seconds, env, end, found)
+    return {way: rates for way, rates in found.items() if len(rates) == rounds}
 
 
-def _take_turns(size: Size, ways: list[str], device: str, rounds: int, seconds: float, env: dict) -> dict[str, list[float]]:
-    single = "eager" if device == "cpu" else "graph"
-    workers = {way: [Worker(size, single if way == "packed" else way, device, env)
-                     for _ in range(size.packed if way == "packed" else 1)] for way in ways}  # fmt: skip
-    found: dict[str, list[float]] = {way: [] for way in workers}
+def _take_turns(size, ways, device, rounds, seconds, env, end, found) -> None:
+    """Adds to `found`. One process is for all ways but `processes`."""
+    workers = [Worker(size, device, env, end) for _ in range(size.packed if "processes" in ways else 1)]
     try:
         for i in range(rounds + 1):  # in the first they compile and warm up
-            for way, members in workers.items():
-                for worker in members:
-                    worker.ask(seconds if i else 0.0)
-                rates = [worker.hear() for worker in members]
+            for way in ways:
+                asked = workers if way == "processes" else workers[:1]
+                for worker in asked:
+                    worker.ask("graph" if way == "processes" else way, seconds if i else 0.0)
+                rates = [worker.hear() for worker in asked]
                 if i and None not in rates:
-                    found[way].append(sum(rates))
+                    found.setdefault(way, []).append(sum(rates))
     finally:
-        for worker in (w for members in workers.values() for w in members):
+        for worker in workers:
             worker.close()
-    return {way: rates for way, rates in found.items() if len(rates) == rounds}
 
 
 @contextlib.contextmanager
@@ -164,43 +180,48 @@ def shares(size: Size, tokens_per_second: float, peak: float) -> tuple[float, fl
     return tokens_per_second * full / peak, tokens_per_second * causal / peak
 
 
+def render_size(size: Size, found: dict[str, list[float]], peak: float) -> str:
+    """The table of a size's ways."""
+    rows = []
+    for way, rates in found.items():
+        full, causal = shares(size, median(rates), peak)
+        name = f"{way} x{size.packed}" if way in PACKED else way
+        rows.append([size.name, f"{size.params / 1e6:.3g}M", size.context, size.batch, name, f"{median(rates):,.0f}",
+                     f"{full:.1%}", f"{causal:.1%}"])  # fmt: skip
+    return "\n".join(table(["size", "params", "context", "batch", "way", "tokens/s", "share", "causal"], rows))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = command_line(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--limit", type=float, help="seconds after which it ends, with what it has")
     parser.add_argument("--sizes", help="some of " + ",".join(size.name for size in SIZES))
     given = parser.parse_args(argv)
     if given.device == "cuda" and not gpu_names():
         print("benchmarks.gpu: there is no GPU here (nvidia-smi lists none); nothing was measured", file=sys.stderr)
         return 2
-    chosen = TINY if given.device == "cpu" else SIZES
+    end = time.monotonic() + (given.limit or LIMITS[given.quick])
+    chosen = TINY if given.device == "cpu" else [size for size in SIZES if not given.quick or size.name in QUICK]
     if given.sizes:
         chosen = [size for size in SIZES if size.name in given.sizes.split(",")]
-    rounds, seconds = (3, 0.7) if given.quick else (5, 1.0)
+    rounds, seconds = (3, 0.5) if given.quick else (5, 1.0)
     if given.device == "cpu":
         rounds, seconds = 2, 0.1
-    (peak, source), begun, ratios, rows, figures = dense_peak(given.device), time.monotonic(), {}, [], {}
+    (peak, source), ratios, figures = dense_peak(given.device), {}, {}
     with mps(given.device) as (env, under_mps):
         for size in chosen:
-            if time.monotonic() - begun > BUDGET_SECONDS:
-                print(f"{size.name}: not begun after {BUDGET_SECONDS} s")
-                continue
-            found = measure(size, given.device, rounds, seconds, env)
+            found = measure(size, given.device, rounds, seconds, env, end)
             if not found:
-                print(f"{size.name}: no way of it ran; what it said stands above")
+                late = time.monotonic() > end
+                print(f"{size.name}: {'not before the limit' if late else 'no way of it ran; why stands above'}", flush=True)
                 continue
             figures[size.name] = {"size": asdict(size), "params": size.params, "tokens_per_second": found}
-            for way, rates in found.items():
-                full, causal = shares(size, median(rates), peak)
-                name = f"{way} x{size.packed}" if way == "packed" else way
-                rows.append([size.name, f"{size.params / 1e6:.3g}M", size.context, size.batch, name, f"{median(rates):,.0f}",
-                             f"{full:.1%}", f"{causal:.1%}"])  # fmt: skip
             best = max(found, key=lambda way, found=found: median(found[way]))
             if "eager" in found:
                 ratios[f"gpu_{size.name}_vs_eager"] = [a / b for a, b in zip(found[best], found["eager"], strict=True)]
             for i, kind in enumerate(("share", "share_causal")):
                 ratios[f"gpu_{size.name}_{kind}"] = [shares(size, rate, peak)[i] for rate in found[best]]
-            print("\n".join(table(["size", "params", "context", "batch", "way", "tokens/s", "share", "causal"],
-                                  rows[-len(found):])))  # fmt: skip
+            print(render_size(size, found, peak), flush=True)
             more = {"peak": peak, "peak_is": source, "mps": under_mps, "sizes": figures}
             with contextlib.redirect_stdout(io.StringIO()):  # so that it is there, should the next size be cut off
                 finish(given, ratios, kind=given.device, **more)
