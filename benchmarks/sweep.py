@@ -11,8 +11,9 @@ hand   the same script tuned: torch.compile, bf16 autocast, one thread, attentio
        one pinned on each core, largest first, the inductor's cache warm. To compile clipping and AdamW too gains 2 %
 
 All sides take the same steps on the same tokens in the same order from the same weights, under the same schedule, and
-validate on the same windows after the same steps. Losses must agree within the noise of seeds: the largest difference
-that another seed makes at width 32, by our own runs. `--tpp` shortens all sides alike, for trials.
+validate on the same windows after the same steps. Losses must agree within the noise of seeds, which differs by learning
+rate: at each, a side's differences from warm, root mean square over the widths, against that of two seeds (sqrt 2 standard
+deviations of SEEDS runs of ours at width 32), by an F test at 1 %. `--tpp` shortens all sides alike, for trials.
 
 Each side's wall time is split: train, validate and compile are sums over points, divided by how many train at once; what
 is left is start-up, with the ends of processes and the time that one of two waits for the other.
@@ -32,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from statistics import median
+from statistics import mean, median, stdev
 
 from benchmarks.report import command_line, finish
 from harness.compose import compose
@@ -44,6 +45,7 @@ from sweeps.text import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("start-up", "compile", "train", "validate")
+SEEDS = 8
 
 
 def points_of(words: list[str]) -> tuple[list[Point], DataBook]:
@@ -166,12 +168,34 @@ def _call(command: list[str], log: Path, own: list[int] | None = None, environme
 # ---- the comparison
 
 
-def differences(a: dict, b: dict) -> list[float]:
-    """Of two sides' losses, point by point: infinite where it diverged on one side only."""
+def differences(a: dict, b: dict) -> dict[str, float]:
+    """Of two sides' losses, by point: infinite where it diverged on one side only."""
     if a.keys() != b.keys():
         raise RuntimeError(f"points of one side only: {a.keys() ^ b.keys()}")
-    both = [(a[i], b[i]) for i in a if not a[i] is b[i] is None]
-    return [math.inf if None in pair else abs(pair[0] - pair[1]) for pair in both]
+    return {i: 0.0 if a[i] is b[i] is None else math.inf if None in (a[i], b[i]) else abs(a[i] - b[i]) for i in a}
+
+
+def seed_differences(points: list[Point], losses: dict) -> dict[float, float]:
+    """By learning rate what two seeds differ by, in root mean square; infinite where some of them diverge."""
+    found: dict[float, list] = {}
+    for point in points:
+        found.setdefault(point.optimizer.lr, []).append(losses[point.id])
+    return {lr: math.inf if None in known else math.sqrt(2) * stdev(known) for lr, known in found.items()}
+
+
+def against_seeds(points: list[Point], apart: dict[str, float], by_seed: dict[float, float]) -> dict[float, float]:
+    """By learning rate how far a side is from warm, in root mean square over the widths, as a multiple of `by_seed`."""
+    squares: dict[float, list[float]] = {}
+    for point in points:
+        squares.setdefault(point.optimizer.lr, []).append(apart[point.id] ** 2)
+    return {lr: 0.0 if by_seed[lr] == math.inf else math.sqrt(mean(known)) / by_seed[lr] for lr, known in squares.items()}
+
+
+def largest_multiple(widths: int) -> float:
+    """Below which such a multiple is noise: the root of F's 99 % quantile."""
+    from scipy.stats import f
+
+    return math.sqrt(f.ppf(0.99, widths, SEEDS - 1))
 
 
 def main() -> int:
@@ -202,13 +226,12 @@ def compare(given, folder: Path, own: list[int]) -> int:
             sides.setdefault(name, []).append(measured)
             print(f"{name}: {measured['wall']:.1f} s", flush=True)
     narrow = [*words, "model.width=32"]
-    again = ours([*narrow, "seed=1"], folder / "seed", folder / "0/cache")["losses"]
-    first, other = (points_of([*narrow, f"seed={seed}"])[0] for seed in (0, 1))
+    seeds = ",".join(map(str, range(1, SEEDS)))
+    others = ours([*narrow, f"seed={seeds}"], folder / "seeds", folder / "0/cache")["losses"]
     known = sides["warm"][-1]["losses"]
-    pairs = [(known[a.id], again[b.id]) for a, b in zip(first, other, strict=True)]
-    noise = max(abs(a - b) for a, b in pairs if None not in (a, b))
-    apart = {name: max(differences(sides[name][-1]["losses"], known)) for name in ("cold", "user", "hand")}
-    return report(given, sides, noise, apart)
+    by_seed = seed_differences(points_of([*narrow, f"seed=0,{seeds}"])[0], known | others)
+    apart = {name: differences(sides[name][-1]["losses"], known) for name in ("cold", "user", "hand")}
+    return report(given, sides, points, by_seed, apart)
 
 
 def measure(words: list[str], points: list[Point], book: DataBook, inputs: Path, folder: Path, own: list[int]):
@@ -220,14 +243,20 @@ def measure(words: list[str], points: list[Point], book: DataBook, inputs: Path,
     yield "hand", by_hand(points, inputs, folder / "hand", own, tuned=True)
 
 
-def report(given, sides: dict[str, list[dict]], noise: float, apart: dict[str, float]) -> int:
+def report(given, sides: dict[str, list[dict]], points: list[Point], by_seed: dict[float, float],
+           apart: dict[str, dict[str, float]]) -> int:  # fmt: skip
     last = {name: runs[-1] for name, runs in sides.items()}
     header = ["side", "wall, s", *PARTS, "first step"]
     rows = [[name, *(f"{x:.1f}" for x in (r["wall"], *r["split"].values(), r["first_step"]))] for name, r in last.items()]
     print("\n".join(table(header, rows)))
-    same = max(apart.values()) <= noise
-    print(f"losses differ from warm's by {', '.join(f'{v:.4f} ({k})' for k, v in apart.items())} at most, another seed "
-          f"by {noise:.4f}: {'the same' if same else 'NOT THE SAME'} within seed noise")  # fmt: skip
+    multiples = {name: against_seeds(points, apart[name], by_seed) for name in apart}
+    limit = largest_multiple(len({p.shape.width for p in points}))
+    rows = [[f"{lr:.4g}", f"{by_seed[lr]:.4f}", *(f"{multiples[name][lr]:.2f}" for name in apart)] for lr in by_seed]
+    print("\n".join(table(["learning rate", "seeds differ by", *(f"{name} / that" for name in apart)], rows)))
+    worst = max(x for of in multiples.values() for x in of.values())
+    same = worst <= limit
+    print(f"losses of all sides: {'the same' if same else 'NOT THE SAME'} within seed noise; "
+          f"{worst:.2f} times a difference of seeds at most, {limit:.2f} is the limit")  # fmt: skip
     wall = {name: [r["wall"] for r in runs] for name, runs in sides.items()}
     pairs = {"sweep_cold_vs_user": ("user", "cold"), "sweep_warm_vs_user": ("user", "warm"),
              "sweep_warm_vs_hand": ("hand", "warm")}  # fmt: skip
@@ -236,7 +265,8 @@ def report(given, sides: dict[str, list[dict]], noise: float, apart: dict[str, f
     seconds = {"start_up_warm": median(r["first_step"] for r in sides["warm"])}
     print(f"warm, the first training step is done {seconds['start_up_warm']:.1f} s after the command (target 4)")
     finish(given, ratios, seconds=seconds, tpp=given.tpp, sides=figures,
-           losses={"noise": noise, "differences": apart, "same": same})  # fmt: skip
+           losses={"seeds": by_seed, "multiples": multiples, "limit": limit, "same": same,
+                   "sides": {name: runs[-1]["losses"] for name, runs in sides.items()}})  # fmt: skip
     return int(not same)
 
 

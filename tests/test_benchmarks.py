@@ -108,8 +108,25 @@ def test_a_script_that_fails_is_told_with_its_words(corpus, tmp_path):
 
 
 def test_points_that_diverge_on_one_side_only_differ():
-    assert sweep.differences({"a": 1.0, "b": None}, {"a": 1.5, "b": None}) == [0.5]
-    assert max(sweep.differences({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": None})) == float("inf")
+    assert sweep.differences({"a": 1.0, "b": None}, {"a": 1.5, "b": None}) == {"a": 0.5, "b": 0.0}
+    assert sweep.differences({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": None})["b"] == math.inf
+
+
+def test_differences_are_measured_by_those_of_seeds_at_their_learning_rate(corpus):
+    lrs = "optimizer.lr=0.01,0.02,0.04"
+    points, seeds = (tiny_points(corpus, lrs, more)[0] for more in ("optimizer.beta2=0.9,0.95", "seed=0,1,2,3,4,5,6,7"))
+    noise = {0.01: 0.001, 0.02: 0.1, 0.04: None}  # the highest diverges now and then
+
+    def loss(point):
+        return noise[point.optimizer.lr] and 2 + noise[point.optimizer.lr] * (-1) ** point.seed
+
+    by_seed = sweep.seed_differences(seeds, {p.id: loss(p) for p in seeds})
+    deviation = math.sqrt(8 / 7)  # of eight, each one away from the mean
+    assert by_seed == pytest.approx({0.01: 0.001 * math.sqrt(2) * deviation, 0.02: 0.1 * math.sqrt(2) * deviation,
+                                     0.04: math.inf})  # fmt: skip
+    multiples = sweep.against_seeds(points, {p.id: math.inf if p.optimizer.lr == 0.04 else 0.05 for p in points}, by_seed)
+    assert multiples[0.02] < 1 < sweep.largest_multiple(2) < 30 < multiples[0.01] and multiples[0.04] == 0
+    assert sweep.largest_multiple(3) == pytest.approx(math.sqrt(8.45), abs=1e-2)  # F(3, 7), any table
 
 
 def test_peers_answer_with_rates():
