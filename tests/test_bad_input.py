@@ -75,7 +75,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERLAW_CACHE", str(cache))
         patch.chdir(here)
-        patch.setattr("sweeps.launch.run_plan", started)
+        patch.setattr("sweeps.commands.run_plan", started)
         patch.setattr("harness.coordinates.check", started)
         assert hyperlaw("train", *TINY)[0] == "started"
         yield folder
