@@ -20,10 +20,11 @@ from sweeps.allocation import gave_up
 from sweeps.display import Display
 from sweeps.jobs import Job, Settings, Summary
 from sweeps.launching import TICK_SECONDS, signals
+from sweeps.packing import pack
 from sweeps.plan import Plan
 from sweeps.records import Array, live, new_id, new_record, read_records
 from sweeps.sbatch import check_request
-from sweeps.submit import Submission, element_id, pack
+from sweeps.submit import Submission, element_id
 from sweeps.text import count_noun
 from sweeps.watching import Element, Watch
 

@@ -1,7 +1,7 @@
-"""Jobs packed into allocations, and allocations handed to Slurm as job arrays, through submitit.
+"""Allocations (packing.py) handed to Slurm as job arrays, through submitit.
 
-One array element is one allocation, which trains `points_per_job` points. Points that need others (a branch its trunk)
-form arrays of their own that depend on the elements which they need.
+One array element is one allocation, which trains `points_per_job` points. What needs others (a branch its trunk) forms
+arrays of its own that depend on the elements which they need.
 """
 
 from __future__ import annotations
@@ -9,97 +9,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import write_json
 from sweeps import squeue
 from sweeps.jobs import Job, Settings
+from sweeps.packing import Share
 from sweeps.records import Array, Record
 from sweeps.sbatch import parameters
 
 LONG_LIST = 100  # dependencies on single elements; beyond, on whole arrays
-
-
-@dataclass
-class Share:
-    """The jobs of one allocation. `level`: 0 needs nothing of this submission, 1 needs something of level 0, ..."""
-
-    jobs: list[Job]
-    level: int = 0
-    needs: frozenset[str] = frozenset()  # job ids outside
-
-
-def pack(jobs: Iterable[Job], size: int) -> list[Share]:
-    """Shares of at most `size` points (a job of more has its own), even in number: jobs of equal needs together, of these
-    those of one shape, and the longest first. A trunk and all that begins from it stay together where they fit."""
-    units = _units(list(jobs), size)
-    levels = _levels(units)
-    alike: dict[tuple, list[list[Job]]] = defaultdict(list)
-    for unit in units:
-        alike[levels[unit[0].id], _needs(unit)].append(unit)
-    shares = []
-    for (level, needs), members in sorted(alike.items(), key=lambda item: (item[0][0], sorted(item[0][1]))):
-        longest: dict[str, float] = defaultdict(float)
-        for unit in members:
-            longest[unit[0].key] = max(longest[unit[0].key], _seconds(unit))
-        members.sort(key=lambda unit: (-longest[unit[0].key], unit[0].key, -_seconds(unit)))
-        shares += [Share(part, level, needs) for part in _parts(members, size)]
-    return shares
-
-
-def _units(jobs: list[Job], size: int) -> list[list[Job]]:
-    """What is not parted: trees of trunks and their branches of at most `size` points, and every other job."""
-    by_id = {job.id: job for job in jobs}
-    trees: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        top = job
-        while top.start in by_id:
-            top = by_id[top.start]
-        trees[top.id].append(job)
-    return [unit for tree in trees.values() for unit in ([tree] if _size(tree) <= size else [[job] for job in tree])]
-
-
-def _size(unit: list[Job]) -> int:
-    """Points; a trunk alone counts as one."""
-    return sum(len(job.points) for job in unit if not job.trunk) or 1
-
-
-def _seconds(unit: list[Job]) -> float:
-    return sum(job.seconds for job in unit)
-
-
-def _needs(unit: list[Job]) -> frozenset[str]:
-    """Job ids outside."""
-    return frozenset(need for job in unit for need in job.needs) - {job.id for job in unit}
-
-
-def _parts(units: list[list[Job]], size: int) -> list[list[Job]]:
-    left = sum(map(_size, units))
-    parts, count = [], max(-(-left // size), 1)
-    while units:
-        room, part, full = -(-left // max(count - len(parts), 1)), [], 0
-        while units and (not part or full + _size(units[0]) <= room):
-            full += _size(units[0])
-            part += units[0]
-            units = units[1:]
-        parts.append(part)
-        left -= full
-    return parts
-
-
-def _levels(units: list[list[Job]]) -> dict[str, int]:
-    """Of every job's unit, by the job's id."""
-    by_id, levels = {job.id: unit for unit in units for job in unit}, {}
-
-    def level(unit: list[Job]) -> int:
-        if unit[0].id not in levels:
-            here = 1 + max((level(by_id[n]) for n in _needs(unit) if n in by_id), default=-1)
-            levels.update({job.id: here for job in unit})
-        return levels[unit[0].id]
-
-    return {job.id: level(unit) for unit in units for job in unit}
 
 
 class Submission:
@@ -138,11 +59,12 @@ class Submission:
         self.record.write(self.settings.out)
 
     def _arrays(self, shares: list[Share], limit: int | None) -> list[list[Share]]:
-        """Shares that wait for the same; with a limit, which each array has for itself, for all of the level before."""
+        """A wave each, of which the array waits for what any of its shares needs; with a limit, which each array has for
+        itself, a level each."""
         size = squeue.array_size()
         alike: dict[tuple, list[Share]] = defaultdict(list)
         for share in shares:
-            alike[share.level, "" if limit else ",".join(sorted(share.needs))].append(share)
+            alike[share.level, 0 if limit else share.wave].append(share)
         return [part[i : i + size] for _, part in sorted(alike.items()) for i in range(0, len(part), size)]
 
     def _dependency(self, part: list[Share], after: Iterable[str]) -> str | None:

@@ -14,13 +14,14 @@ from sweeps.allocation import gave_up, read_job
 from sweeps.display import Display
 from sweeps.engines import engine_settings
 from sweeps.jobs import Job, Settings
+from sweeps.packing import pack
 from sweeps.plan import make_plan
 from sweeps.records import Array, Record, live, new_id, queued, read_records
 from sweeps.sbatch import check_request, check_values, minutes, parameters
 from sweeps.slurm import SlurmLaunch
 from sweeps.squeue import Entry
 from sweeps.status import RunState
-from sweeps.submit import job_dict, pack
+from sweeps.submit import job_dict
 from sweeps.watching import LOSSES, Element
 
 
@@ -52,8 +53,11 @@ def test_shares_hold_one_shape_longest_first_and_are_even():
 def test_what_needs_others_is_packed_apart_by_what_it_needs():
     needs = {"t1": (), "t2": (), "a": ["t1"], "b": ["t2"], "c": ["t1"], "d": ["a"]}
     shares = pack([job(name, needs=needed) for name, needed in needs.items()], 8)
-    assert names(shares) == [["t1", "t2"], ["a", "c"], ["b"], ["d"]]
-    assert [share.level for share in shares] == [0, 1, 1, 2] and shares[1].needs == {"t1"}
+    assert names(shares) == [["t1", "t2"], ["a", "b", "c"], ["d"]]  # they wait for one allocation
+    assert [share.level for share in shares] == [0, 1, 2] and shares[1].needs == {"t1", "t2"}
+    apart = pack([job(name, points=2, needs=needed) for name, needed in needs.items()], 2)
+    assert names(apart) == [["t1"], ["t2"], ["a"], ["c"], ["b"], ["d"]]
+    assert [(share.level, share.wave) for share in apart] == [(0, 0), (0, 0), (1, 0), (1, 0), (1, 1), (2, 0)]
     assert pack([job("a", needs=["done before"])], 8)[0].level == 0
 
 
