@@ -103,6 +103,8 @@ def status(words: list[str], flags: dict) -> int:
     plan, states = planned.plan, planned.plan.states
     if flags.get("--wait"):
         states = follow_plan(planned, lambda line: print(line, file=sys.stderr))
+        if states.keys() != plan.states.keys():  # rounds added points
+            plan = prepare_plan(request, dry_run=True, probe=False, take_over=False).plan
     waiting = queued(planned.out)
     report = read(plan.points, plan.runs_dir, plan.rates, plan.workers, states=states, queued=waiting,
                   trunks=trunk_report(plan.jobs(), plan.runs_dir, planned.request.config.launcher.lease_seconds))

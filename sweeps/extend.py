@@ -3,24 +3,23 @@
 A slice here is the members of a sweep that differ only in the extended key and in seed. It is at an edge where its
 lowest loss (mean over seeds) is at an end, or where the fitted optimum lies outside (verdict `edge`, analysis.optimum).
 The next value continues the grid's own ratio; two are added at once where the fitted optimum lies beyond the first.
-At most `sweep.extend_rounds` rounds; what was added is in `<out>/extension.json`, from which later commands go on.
+At most `sweep.extend_rounds` rounds; what was added is in `<out>/extension.json` (rounds.py), from which later commands go
+on: {"like": run id, "key", "value", "run_id"}.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from harness.errors import UserError
-from harness.files import read_json, write_json
-from harness.rundir import digest, finished
-from sweeps.expand import Facts, Member, resolve_member
-from sweeps.plan import Plan, make_plan
+from sweeps.expand import Facts, Member, describe, resolve_member
+from sweeps.plan import Plan
+from sweeps.rounds import end_loss, plan_round, read_rounds, write_rounds
 
 FILE = "extension.json"
 TARGETS = {"lr": "optimizer.lr", "tau": "tau", "weight_decay": "optimizer.weight_decay", "batch_size": "batch_size",
@@ -54,12 +53,13 @@ def extension(planned, cache: Path) -> Callable[[], Plan | None]:
         if not added:
             return None
         if _rounds_of(rounds, members) >= most:
-            return _plan(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
+            return plan_round(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
         rounds.append(entries)
         members.extend(added)
-        write_json(path, {"rounds": rounds, "seal": _seal(rounds)})
+        write_rounds(path, rounds)
         number = _rounds_of(rounds, members)
-        return _plan(planned, added, cache, (f"grid extended, round {number} of at most {most}:", *lines))
+        notes = (f"grid extended, round {number} of at most {most}:", *lines)
+        return plan_round(planned, added, cache, notes, share=config.sweep.share)
 
     return more
 
@@ -91,22 +91,6 @@ def _rounds_of(rounds: list[list[dict]], members: list[Member]) -> int:
     return sum(any(entry.get("like") in mine for entry in entries) for entries in rounds)
 
 
-def read_rounds(path: Path) -> list[list[dict]]:
-    """What was added so far, round by round: {"like": run id, "key", "value", "run_id"}; nothing where the file is
-    damaged: the results lead to the same rounds again."""
-    return [] if damaged(path) else (read_json(path) or {}).get("rounds", [])
-
-
-def damaged(path: Path) -> bool:
-    """Whether the file is there, and not what was written."""
-    said = read_json(path)
-    return path.exists() if said is None else said.get("seal") != _seal(said.get("rounds"))
-
-
-def _seal(rounds: object) -> str:
-    return digest(json.dumps(rounds).encode())
-
-
 def next_round(
     request, members: list[Member], keys: list[str], runs_dir: Path, facts: Facts
 ) -> tuple[list[Member], list[dict], list[str]]:
@@ -114,14 +98,14 @@ def next_round(
     known = {m.point.id for m in members}
     added, entries, lines = [], [], []
     for cut in cuts(members, keys):
-        losses = [_loss(runs_dir, m) for m in cut.members]
+        losses = [end_loss(runs_dir, m) for m in cut.members]
         for value in beyond(cut, losses):
             new = 0
             for member in _one_per_seed(cut):
                 try:
                     moved = _moved(request, member, cut.key, request.typed(cut.key, value), facts)
                 except UserError as error:
-                    lines.append(f"  {_where(cut)}: {cut.key}={value:.4g} cannot be added: {error}")
+                    lines.append(f"  {where(cut)}: {cut.key}={value:.4g} cannot be added: {error}")
                     break
                 if moved.point.id not in known:
                     known.add(moved.point.id)
@@ -129,7 +113,7 @@ def next_round(
                     entries.append({"like": member.point.id, "key": cut.key, "value": value, "run_id": moved.point.id})
                     new += 1
             if new:
-                lines.append(f"  {_where(cut)}: {cut.key}={value:.4g} beyond {_span(cut)}")
+                lines.append(f"  {where(cut)}: {cut.key}={value:.4g} beyond {_span(cut)}")
     return added, entries, lines
 
 
@@ -195,24 +179,7 @@ def _one_per_seed(cut: Cut) -> list[Member]:
     return list({repr([m.values.get(s) for s in SEEDS]): m for m in cut.members}.values())
 
 
-def _loss(runs_dir: Path, member: Member) -> float | None:
-    run_dir = Path(runs_dir) / member.point.id
-    status = finished(run_dir)
-    if status in ("diverged", "pruned"):  # either way others of the cut are better
-        return math.inf
-    return (read_json(run_dir / "result.json") or {}).get("loss") if status == "done" else None
-
-
-def _plan(planned, added: list[Member], cache: Path, notes: tuple[str, ...]) -> Plan:
-    config, old = planned.request.config, planned.plan
-    plan = make_plan([m.point for m in added], old.runs_dir, config.launcher, cache, old.device, config.micro_batch,
-                     old.name, rates=old.rates or None, probe=False, share=config.sweep.share)  # fmt: skip
-    return replace(plan, notes=notes)
-
-
-def _where(cut: Cut) -> str:
-    from sweeps.expand import describe
-
+def where(cut: Cut) -> str:
     rest = {k: v for k, v in cut.members[0].values.items() if k != cut.key and k not in SEEDS}
     return describe(rest) or "the sweep"
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -20,11 +21,13 @@ from harness.compose import Request
 from harness.config import Config
 from harness.errors import UserError
 from harness.places import DataBook, cache_dir, out_dir, runs_dir
+from harness.point import Point
 from harness.private import compiled_folder
+from sweeps.deciding import deciding
 from sweeps.engines import check_engine, check_launcher, engine, engine_settings, trains_here
 from sweeps.expand import Member, expand_members
 from sweeps.extend import FILE as EXTENSION
-from sweeps.extend import damaged, extended_members, extension, target_keys
+from sweeps.extend import extended_members, extension, target_keys
 from sweeps.follow import follow
 from sweeps.halving import Halving, chained
 from sweeps.halving import check as check_halving
@@ -32,9 +35,10 @@ from sweeps.jobs import Settings, Summary
 from sweeps.plan import Plan, make_plan, worker_count
 from sweeps.rate import device_kind
 from sweeps.refine import FILE as REFINED
+from sweeps.refine import Refinement, begin, refinement
 from sweeps.refine import check as check_refine
-from sweeps.refine import refined_members, refinement
 from sweeps.reuse import reusable, sources, taken
+from sweeps.rounds import damaged, read_rounds
 from sweeps.status import RunState
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -89,24 +93,41 @@ def prepare_plan(
     if not dry_run:
         book = DataBook(cache, prepare=True, report=report)
         members = expand_members(request, book)
-    notes: tuple[str, ...] = ()
-    if config.sweep.strategy == "refine":
-        members, notes = refined_members(request, members, book, out / REFINED, report)
-    elif config.sweep.extend:
-        if damaged(out / EXTENSION):
-            report(f"{out / EXTENSION} is damaged: the grid is extended anew, by the results that are there")
-        members = extended_members(request, members, out / EXTENSION, book)
+    path = _rounds_file(config, out)
+    if path and damaged(path):
+        report(f"{path} is damaged: the rounds begin anew, by the results that are there")
+    members, refined = _with_rounds(request, members, book, path)
     points, runs = [m.point for m in members], runs_dir(config, name)
     reused = reusable(points, runs, sources(config, name, runs, report)) if take_over else {}
     if not dry_run:
         reused = taken(points, runs, reused, config.launcher.lease_seconds)
     plan = make_plan(points, runs, config.launcher, cache, config.device, config.micro_batch, name, probe=probe,
                      reused=reused, **_halved(config))  # fmt: skip
-    planned = Planned(request, members, replace(plan, notes=(*notes, *plan.notes)), book, out, name)
+    if refined:
+        plan = replace(plan, notes=(*refined.notes(), *plan.notes), whole=refined.price(plan, cache))
+    planned = Planned(request, members, plan, book, out, name)
     if config.sweep.strategy == "halving":
         planned.halving = Halving(planned, cache)
         planned.plan = planned.halving.begin()
     return planned
+
+
+def _rounds_file(config: Config, out: Path) -> Path | None:
+    """Where an adaptive sweep says what it added."""
+    return out / (REFINED if config.sweep.strategy == "refine" else EXTENSION) if _adds(config) else None
+
+
+def _adds(config: Config) -> bool:
+    return config.sweep.strategy == "refine" or config.sweep.extend
+
+
+def _with_rounds(request: Request, grid: list[Member], book: DataBook,
+                 path: Path | None) -> tuple[list[Member], Refinement | None]:  # fmt: skip
+    """(what is to be trained of `grid`, with what rounds have added by now; the refinement where it is one)."""
+    if request.config.sweep.strategy == "refine":
+        state = begin(request, grid, book, path)
+        return list(state.members.values()), state
+    return (extended_members(request, grid, path, book) if path else grid), None
 
 
 def _halved(config: Config) -> dict:
@@ -137,19 +158,22 @@ def _check_settings(config: Config) -> None:
 
 def run_plan(planned: Planned, stream: TextIO | None = None, quiet: bool = False, detach: bool = False) -> Summary:
     """Train what is left of the plan; extends the grid where `sweep.extend` asks for it. `detach`: return once an engine
-    has it all in its queue. Raises UserError where the runs directory cannot be written."""
-    config = planned.request.config
+    has it all in its queue. Raises UserError where the runs directory cannot be written, or another launch refines `out`."""
+    config, refines = planned.request.config, planned.request.config.sweep.strategy == "refine"
     settings = settings_of(planned, detach)
     make_folders(planned)
     try:
-        more = None
-        if config.sweep.strategy == "refine":
-            more = refinement(planned, settings.cache)
-        elif config.sweep.extend:
-            more = extension(planned, settings.cache)
-        if planned.halving:
-            more = chained(planned.halving, more)
-        return engine(config.launcher.name).run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
+        with contextlib.ExitStack() as stack:
+            more = None
+            if _adds(config) or planned.halving:
+                lease = stack.enter_context(deciding(planned.out, settings.lease_seconds, alone=refines))
+            if refines:
+                more = refinement(planned, settings.cache, lease.still_mine)
+            elif config.sweep.extend:
+                more = extension(planned, settings.cache)
+            if planned.halving:
+                more = chained(planned.halving, more)
+            return engine(config.launcher.name).run(planned.plan, settings, more=more, stream=stream, quiet=quiet)
     except OSError as e:
         raise _unwritable(planned, e) from None
 
@@ -171,10 +195,20 @@ def _unwritable(planned: Planned, e: OSError) -> UserError:
 
 
 def follow_plan(planned: Planned, say: Callable[[str], None]) -> dict[str, RunState]:
-    """Blocks until nothing of the plan trains or is queued (sweeps/follow.py); returns the states then."""
-    config = planned.request.config
-    return follow(planned.plan.points, planned.plan.runs_dir, planned.out, config.launcher.lease_seconds,
-                  cache_dir(config), say)  # fmt: skip
+    """Blocks until nothing of the plan trains or is queued, and no launch decides what comes next (sweeps/follow.py);
+    returns the states then, of points that were added meanwhile too."""
+    config, plan = planned.request.config, planned.plan
+    path, grid, seen = _rounds_file(config, planned.out), None, None
+    points = list(plan.points)
+
+    def now() -> list[Point]:
+        nonlocal points, grid, seen
+        if path and (rounds := read_rounds(path)) != seen:
+            grid, seen = grid or expand_members(planned.request, planned.book), rounds
+            points = [m.point for m in _with_rounds(planned.request, grid, planned.book, path)[0]]
+        return points
+
+    return follow(now, plan.runs_dir, planned.out, config.launcher.lease_seconds, cache_dir(config), say)
 
 
 def settings_of(planned: Planned, detach: bool = False) -> Settings:

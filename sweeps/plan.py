@@ -73,6 +73,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
     until: Mapping[str, int] = field(default_factory=dict)  # point id -> step at which it pauses for now (halving.py)
     pruned: tuple[str, ...] = ()  # points that were stopped before this plan was made
+    whole: tuple[float, float] | None = None  # FLOPs and seconds of all rounds, where this is the first (refine.py)
 
     @property
     def left(self) -> list[Point]:
@@ -138,6 +139,7 @@ class Plan:
             "trunks": len(self.trunks_left),
             "flops_saved": self.flops_saved,
             "hours": self.seconds / 3600,
+            "whole": self.whole and {"flops": self.whole[0], "hours": self.whole[1] / 3600},
             "workers": self.workers,
             "device": self.device,
             "checkpoint_bytes": self.checkpoint_bytes,
@@ -160,7 +162,8 @@ class Plan:
         if retried:
             lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} times each")
         if not self.groups:
-            return "\n".join([*lines, "nothing left to do"])
+            return "\n".join([*lines, "nothing left to do so far" if self.whole else "nothing left to do", *self._whole(),
+                              *self.notes])  # fmt: skip
         lines.append("")
         groups = sorted(self.groups, key=lambda g: -g.seconds)
         rows = [[g.label, f"{g.points[0].precision}", str(len(g.points)), quantity(g.flops, "FLOP"),
@@ -171,7 +174,7 @@ class Plan:
             rest = groups[GROUPS_SHOWN:]
             lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
                          f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
-        lines += ["", *self._saving(), self._price()]
+        lines += ["", *self._saving(), self._price(), *self._whole()]
         if self.flops > YARDSTICK_FROM:
             seconds = self.flops / (YARDSTICK_FLOPS * YARDSTICK_SHARE)
             lines.append(f"one H100 at {YARDSTICK_SHARE:.0%} of its bf16 peak would take {duration(seconds)}")
@@ -191,8 +194,15 @@ class Plan:
 
     def _price(self) -> str:
         workers = count_noun(self.workers, "worker" if self.device == "cpu" else "GPU worker")
-        return (f"in all {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on {workers}; "
+        what = "so far" if self.whole else "in all"
+        return (f"{what} {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on {workers}; "
                 f"checkpoints up to {quantity(self.checkpoint_bytes, 'B')}")  # fmt: skip
+
+    def _whole(self) -> list[str]:
+        """What all rounds take, in one line, where what they train is not known yet."""
+        if not self.whole:
+            return []
+        return [f"in all rounds up to {quantity(self.whole[0], 'FLOP')}, the budget, about {duration(self.whole[1])}"]
 
 
 def make_plan(

@@ -5,13 +5,12 @@ left of the budget in thought (sweeps/spend.py, by the criterion of sweeps/desig
 plan: results of small scales say where the few runs of large ones belong. Values, seeds and scales between those declared
 may be added; values beyond the declared ones where an optimum lies there.
 
-What was added is in `<out>/refine.json`, round by round, from which later commands go on. Rounds follow from results alone,
-so a damaged file costs nothing but a line.
+What was added is in `<out>/refine.json` (rounds.py), from which later commands go on: {"like": run id of the grid, "set":
+{key: value}, "run_id"}. One launch at a time decides (deciding.py): two would each spend what is left of the budget.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,18 +18,16 @@ from pathlib import Path
 
 from harness.config import Config
 from harness.errors import UserError
-from harness.files import read_json, write_json
-from harness.rundir import digest, finished
 from sweeps.cells import Cell, cells_between, declared_cells, refined_key, target_of
 from sweeps.expand import Facts, Member, expand_members, resolve_member
+from sweeps.first_round import cell_name, first_members
 from sweeps.plan import Plan, make_plan
+from sweeps.rounds import end_loss, plan_round, read_rounds, write_rounds
 from sweeps.text import count_noun, quantity
 
 FILE = "refine.json"
 BUDGET = 0.4  # share of the whole grid's FLOPs
 LEVEL = 0.8
-START_VALUES = 7  # of a slice of the first round
-START_SHARE = 0.15  # of the budget, for slices beyond those that a law needs
 ROUND_SHARE = 1 / 3  # of what is left, spent in a round
 WORTH = 0.01  # gain in log half-width for which another round is begun
 
@@ -61,11 +58,22 @@ class Refinement:
         """The plan in words: budget, target, what begins."""
         scale = f"{quantity(self.target['params'], 'params')}, {quantity(self.target['tokens'], 'tokens')}"
         where = "sweep.target" if self.request.config.sweep.target else "four times the largest, along the sweep's ray"
-        return (
+        lines = (
             f"refine: {self.cells[0].key} for the scale of {scale} ({where})",
             f"budget {quantity(self.budget, 'FLOP')}, {self.budget / self.whole:.0%} of that of the whole grid of "
             f"{count_noun(len(self.grid), 'point')}; {self.spent / self.budget:.0%} of it planned so far",
         )
+        if self.request.config.sweep.extend:
+            lines += ("sweep.extend: refine goes beyond the declared values by itself, within the budget and whatever "
+                      "extend_rounds",)  # fmt: skip
+        return lines
+
+    def price(self, plan: Plan, cache: Path) -> tuple[float, float]:
+        """(FLOPs, seconds) of all rounds together: of the budget, at the speed of the whole grid, trained as `plan` is."""
+        config = self.request.config
+        whole = make_plan([m.point for m in self.grid], plan.runs_dir / "none", config.launcher, cache, plan.device,
+                          config.micro_batch, probe=False, share=False)  # fmt: skip
+        return self.budget, whole.seconds * self.budget / self.whole
 
     def add(self, entry: dict) -> Member | None:
         """The member of an entry of the file; None where it is of another sweep."""
@@ -88,14 +96,6 @@ def check(config: Config) -> None:
         raise UserError(f"sweep.budget={sweep.budget:g} must be FLOPs, or up to 1 a share of the whole grid's.")
 
 
-def refined_members(request, grid: list[Member], facts: Facts, path: Path, report) -> tuple[list[Member], tuple[str, ...]]:
-    """(the members of `grid`, and between, that are trained so far or first, notes for the plan)."""
-    if damaged(path):
-        report(f"{path} is damaged: the grid is refined anew, by the results that are there")
-    state = begin(request, grid, facts, path)
-    return list(state.members.values()), state.notes()
-
-
 def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
     """The first round, and those that earlier launches added according to `path`. Raises UserError where the grid cannot be
     refined, or the budget cannot pay for a beginning."""
@@ -104,7 +104,7 @@ def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
     found = Refinement(request, facts, grid, cells, target_of(request, cells, facts), 0.0)
     share = BUDGET if sweep.budget is None else sweep.budget
     found.budget = share * found.whole if share <= 1 else share
-    for member in _start(found):
+    for member in first_members(found):
         found.members[member.point.id] = member
     for entries in read_rounds(path):
         added = [found.add(entry) for entry in entries]
@@ -113,31 +113,38 @@ def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
     return found
 
 
-def refinement(planned, cache: Path) -> Callable[[], Plan | None]:
+def refinement(planned, cache: Path, mine: Callable[[], bool] = lambda: True) -> Callable[[], Plan | None]:
     """The `more` of an engine for `planned` (sweeps.launch.Planned): after each round the plan of the next, its notes saying
-    why; a plan without points, that says why, at the end."""
-    path = planned.out / FILE
+    why; a plan without points, that says why, at the end. `mine`: whether this launch still decides."""
+    path, share = planned.out / FILE, planned.request.config.sweep.share
     state = begin(planned.request, expand_members(planned.request, planned.book), planned.book, path)
+    planned_for = {point.id for point in planned.plan.points}
     ended = False
 
     def more() -> Plan | None:
         nonlocal ended
         if ended:
             return None
-        entries, lines = next_round(state, planned.plan.runs_dir, planned.plan.workers)
-        added = [member for entry in entries if (member := state.add(entry)) is not None]
-        ended = not added
-        if added:
-            state.rounds.append(entries)
-            write_json(path, {"rounds": state.rounds, "seal": _seal(state.rounds)})
-        return _plan(planned, added, cache, tuple(lines))
+        # A launch that has ended since this one was planned may have added members, and died over them.
+        added, lines = [m for m in state.members.values() if m.point.id not in planned_for], []
+        if not added:
+            entries, lines = next_round(state, planned.plan.runs_dir, planned.plan.workers)
+            if not mine():
+                entries, lines = [], ["refine: another launch has taken over, and decides from here on"]
+            added = [member for entry in entries if (member := state.add(entry)) is not None]
+            ended = not added
+            if added:
+                state.rounds.append(entries)
+                write_rounds(path, [*read_rounds(path), entries])
+        planned_for.update(member.point.id for member in added)
+        return plan_round(planned, added, cache, lines, share=share)
 
     return more
 
 
 def next_round(state: Refinement, runs_dir: Path, workers: int) -> tuple[list[dict], list[str]]:
     """(entries to add, lines for people), given the results in `runs_dir`; no entries at the end."""
-    return choose_round(state, lambda member: read_loss(runs_dir, member), workers)
+    return choose_round(state, lambda member: end_loss(runs_dir, member), workers)
 
 
 def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], workers: int) -> tuple[list[dict], list[str]]:
@@ -147,7 +154,7 @@ def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], w
 
     rows: dict[str, list] = {}
     for member in state.members.values():
-        rows.setdefault(_cell_name(state, member), []).append((member, loss_of(member)))
+        rows.setdefault(cell_name(state, member), []).append((member, loss_of(member)))
     between = cells_between(state.request, state.cells, state.facts)
     cells = [*state.cells, *between]
     laws = believe(cells, rows, state.target, LEVEL)
@@ -171,82 +178,6 @@ def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], w
         "  " + _why(chosen, by_name),
     ]
     return entries, lines
-
-
-def read_rounds(path: Path) -> list[list[dict]]:
-    """What was added so far, round by round: {"like": run id of the grid, "set": {key: value}, "run_id"}."""
-    return [] if damaged(path) else (read_json(path) or {}).get("rounds", [])
-
-
-def damaged(path: Path) -> bool:
-    """Whether the file is there, and not what was written."""
-    said = read_json(path)
-    return path.exists() if said is None else said.get("seal") != _seal(said.get("rounds"))
-
-
-def _seal(rounds: object) -> str:
-    return digest(json.dumps(rounds).encode())
-
-
-def read_loss(runs_dir: Path, member: Member) -> float | None:
-    """Infinite where it diverged, None while there is no result."""
-    run_dir = Path(runs_dir) / member.point.id
-    status = finished(run_dir)
-    if status == "diverged":
-        return math.inf
-    return (read_json(run_dir / "result.json") or {}).get("loss") if status == "done" else None
-
-
-def _start(state: Refinement) -> list[Member]:
-    """Up to START_VALUES values at the first seed of the cheapest slices: as many slices as a law needs, and what more
-    START_SHARE of the budget pays; and members that are in no slice, as they are."""
-    from analysis.law import choose_predictors
-    from analysis.options import PREDICTORS
-    from sweeps.beliefs import place
-    from sweeps.cells import ANALYSES
-
-    inside = {cell.name for cell in state.cells}
-    alone = [m for m in state.grid if _cell_name(state, m) not in inside]
-    analysis = ANALYSES[state.cells[0].key]
-    name = "batch_size" if analysis == "batch" else analysis
-    chosen: list[Cell] = []
-    for law in dict.fromkeys(cell.law for cell in state.cells):
-        members = sorted((cell for cell in state.cells if cell.law == law), key=lambda cell: cell.flops)
-        wanted = [p for p in PREDICTORS[analysis][name] if all(p in place(cell, name) for cell in members)]
-        kept = choose_predictors([place(cell, name) for cell in members], wanted).kept
-        picked: list[Cell] = []
-        for cell in members:
-            places = [place(c, name) for c in picked]
-            enough = len(picked) > len(kept) and choose_predictors(places, kept).kept == kept
-            cost = START_VALUES * sum(c.flops for c in [*chosen, *picked, cell])
-            if not enough or cost <= START_SHARE * state.budget:
-                picked.append(cell)
-        chosen += picked
-    fixed = sum(m.point.flops for m in alone)
-    for count in range(START_VALUES, 2, -1):
-        found = [m for cell in chosen for m in _spread(state, cell, count)]
-        cost = fixed + sum(m.point.flops for m in found)
-        if cost <= 0.6 * state.budget:
-            break
-    if cost > state.budget:
-        raise UserError(f"sweep.budget={quantity(state.budget, 'FLOP')} does not pay for three values of the slices that a "
-                        f"law needs:\n{quantity(cost, 'FLOP')}; raise it, or declare smaller scales.")  # fmt: skip
-    return [*alone, *found]
-
-
-def _spread(state: Refinement, cell: Cell, count: int) -> list[Member]:
-    """`count` members of a declared cell at its first seed, evenly over its values."""
-    members = {m.values[cell.key]: m for m in state.grid if _cell_name(state, m) == cell.name
-               and m.point.seed == cell.seeds[0]}  # fmt: skip
-    values = sorted(members)
-    n = min(count, len(values))
-    return [members[values[round(i * (len(values) - 1) / max(n - 1, 1))]] for i in range(n)]
-
-
-def _cell_name(state: Refinement, member: Member) -> str:
-    from sweeps.extend import SEEDS
-
-    return repr(sorted((k, v) for k, v in member.values.items() if k != state.cells[0].key and k not in SEEDS))
 
 
 def _cheaper(plan, left: float, workers: int):
@@ -294,12 +225,3 @@ def _why(moves, cells: dict[str, Cell]) -> str:
 
 def _interval(half: float) -> str:
     return f"x/{math.exp(half):.3g}" if math.isfinite(half) else "none yet"
-
-
-def _plan(planned, added: list[Member], cache: Path, notes: tuple[str, ...]) -> Plan:
-    from dataclasses import replace
-
-    config, old = planned.request.config, planned.plan
-    plan = make_plan([m.point for m in added], old.runs_dir, config.launcher, cache, old.device, config.micro_batch,
-                     old.name, rates=old.rates or None, probe=False, share=config.sweep.share)  # fmt: skip
-    return replace(plan, notes=notes)

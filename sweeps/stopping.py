@@ -7,7 +7,7 @@ learning rate, and decay takes the noise of a high one away. Per unit of ln(1/t)
 
     s / ln(1/t) ~ mean + scale * t(dof)
 
-from PRIOR (what real sweeps showed, docs/throughput.md), updated by the shifts of finished slices of the same tuned key and
+from PRIOR (what real sweeps showed, docs/throughput.md), updated by the shifts of the references of the same tuned key and
 schedule (normal with unknown mean and variance, conjugate). Points of one slice have seen the same share of their
 schedule and the same data, so that their losses at t are compared like with like (as normalised curves collapse,
 arXiv 2509.25087).
@@ -43,7 +43,7 @@ class Shift:
     dof: float = 4.0
 
     def updated(self, seen: Sequence[float]) -> Shift:
-        """After the shifts `seen` of finished slices."""
+        """After the shifts `seen` of slices that were trained in full."""
         if not len(seen):
             return self
         n, average = len(seen), float(np.mean(seen))

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,14 +22,20 @@ from analysis.table import read_runs
 from benchmarks.planted_sweeps import FACTS, draw
 from benchmarks.refine import planted, ratio_of
 from harness.errors import UserError
+from sweeps import follow as following
 from sweeps.beliefs import Belief
 from sweeps.cells import cells_between, declared_cells, lattice, target_of
+from sweeps.deciding import decider, deciding
 from sweeps.design import LawDesign, scatter, vertex_variance
 from sweeps.expand import expand_members
 from sweeps.launch import prepare_plan
 from sweeps.moves import Slots
 from sweeps.plan import make_plan
-from sweeps.refine import FILE, begin, choose_round, damaged, refinement
+from sweeps.refine import FILE, begin, choose_round, refinement
+from sweeps.rounds import damaged
+from sweeps.status import FINISHED
+
+from ..support import wait_for
 
 NOWHERE = Path("never written")
 
@@ -189,24 +197,30 @@ def test_what_cannot_be_is_said(request_of, tmp_path, overrides, said):
 # ---- a launch and the next
 
 
-def launches(sweep, tmp_path, stop_after=99, spoil=None):
+def planned_launch(r, members, out):
+    state = begin(r, members, FACTS, out / FILE)
+    now = list(state.members.values())
+    plan = make_plan([m.point for m in now], out / "runs", r.config.launcher, out, "cpu", probe=False)
+    return SimpleNamespace(request=r, members=now, plan=plan, book=FACTS, out=out)
+
+
+def write_results(plan, loss, members):
+    for p in plan.left:
+        folder = plan.runs_dir / p.id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "status.json").write_text(json.dumps({"status": "done"}))
+        (folder / "result.json").write_text(json.dumps({"loss": loss(members[p.id])}))
+
+
+def launches(sweep, tmp_path, stop_after=99):
     """Refines with results written by hand; returns the ids of all members."""
     r, members, loss = sweep(law)
-    runs = tmp_path / "runs"
     for _ in range(50):
-        if spoil:
-            spoil()
-        state = begin(r, members, FACTS, tmp_path / FILE)
-        now = list(state.members.values())
-        plan = make_plan([m.point for m in now], runs, r.config.launcher, tmp_path, "cpu", probe=False)
-        more = refinement(SimpleNamespace(request=r, members=now, plan=plan, book=FACTS, out=tmp_path), tmp_path)
-        by_id = {m.point.id: m for m in now}
+        planned = planned_launch(r, members, tmp_path)
+        plan, more = planned.plan, refinement(planned, tmp_path)
+        by_id = {m.point.id: m for m in planned.members}
         for _ in range(stop_after):
-            for p in plan.left:
-                folder = runs / p.id
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "status.json").write_text(json.dumps({"status": "done"}))
-                (folder / "result.json").write_text(json.dumps({"loss": loss(by_id[p.id])}))
+            write_results(plan, loss, by_id)
             plan = more()
             if not plan.points:
                 assert "refine ends" in plan.notes[0] and more() is None
@@ -228,6 +242,47 @@ def test_a_damaged_file_costs_a_line(sweep, tmp_path):
     (tmp_path / FILE).write_text('{"rounds": [')
     assert damaged(tmp_path / FILE)
     assert launches(sweep, tmp_path) == once
+
+
+def test_what_another_launch_added_is_trained_first_and_one_that_lost_its_lease_adds_nothing(sweep, tmp_path):
+    r, members, loss = sweep(law)
+    one, other = planned_launch(r, members, tmp_path), planned_launch(r, members, tmp_path)
+    write_results(one.plan, loss, {m.point.id: m for m in one.members})
+    added = refinement(one, tmp_path)()
+    assert added.left
+    late = refinement(other, tmp_path, mine=lambda: False)
+    assert {p.id for p in late().left} == {p.id for p in added.left}
+    write_results(added, loss, begin(r, members, FACTS, tmp_path / FILE).members)
+    last = late()
+    assert not last.points and "taken over" in last.notes[0] and late() is None
+    assert len(json.loads((tmp_path / FILE).read_text())["rounds"]) == 1
+
+
+def test_waiting_goes_on_between_rounds_and_sees_what_they_add(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(following, "LOOK_SECONDS", (0.01, 0.01))
+    r, members, loss = sweep(law)
+    planned = planned_launch(r, members, tmp_path)
+    write_results(planned.plan, loss, {m.point.id: m for m in planned.members})
+    looks, found = [], {}
+
+    def points():
+        looks.append(planned_launch(r, members, tmp_path).plan.points)
+        return list(looks[-1])
+
+    def wait():
+        found.update(following.follow(points, planned.plan.runs_dir, tmp_path, 3600, tmp_path, lambda line: None))
+
+    with deciding(tmp_path, 3600, alone=True):
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        wait_for(lambda: len(looks) > 4, 600)  # all that is known has ended, and nothing trains
+        assert waiting.is_alive()
+        added = refinement(planned, tmp_path)()
+        write_results(added, loss, begin(r, members, FACTS, tmp_path / FILE).members)
+    waiting.join(600)
+    assert decider(tmp_path, 3600) is None
+    assert found.keys() == {p.id for p in [*planned.plan.points, *added.points]}
+    assert all(state.status in FINISHED for state in found.values())
 
 
 # ---- against the grid
@@ -256,7 +311,7 @@ def test_a_tiny_sweep_end_to_end(tmp_path, request_of):
     words = ["sweep=bench", "data=markov", "data.tokens=60000", "data.states=16", "model.depth=1", "model.head_dim=8",
              "model.context=16", "batch_size=4", "precision=fp32", "validation.tokens=512", "launcher.compile=never",
              "tokens=2048", "model.width=8,16,24,32", "optimizer.lr=log2(-8,-2,7)", "sweep.strategy=refine", "seed=1",
-             f"out={tmp_path}/out"]  # fmt: skip
+             "launcher.lease_seconds=3600", f"out={tmp_path}/out"]  # fmt: skip
     env = {**os.environ, "HYPERLAW_CACHE": str(tmp_path / "cache")}
 
     def hyperlaw(*argv):
@@ -265,11 +320,27 @@ def test_a_tiny_sweep_end_to_end(tmp_path, request_of):
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout + done.stderr
 
-    dry = prepare_plan(request_of(*words, f"cache={tmp_path}/cache"), dry_run=True, probe=False).plan.render()
+    plan = prepare_plan(request_of(*words, f"cache={tmp_path}/cache", "sweep.extend=true"), dry_run=True, probe=False).plan
+    dry, whole = plan.render(), plan.to_dict()["whole"]
     assert "40% of that of the whole grid of 28 points" in dry and "four times the largest" in dry
+    assert "so far " in dry and "in all rounds up to " in dry and "sweep.extend: refine goes beyond" in dry
+    assert whole["flops"] > plan.flops and whole["hours"] > 0
     assert not (tmp_path / "out" / FILE).exists()
-    said = hyperlaw("sweep", *words)
-    assert "refine, round 2" in said and "refine ends" in said
+    command, pipes = [sys.executable, "-m", "harness.cli"], {"env": env, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([*command, "sweep", *words], stderr=subprocess.STDOUT, **pipes)
+    try:
+        wait_for(lambda: decider(tmp_path / "out", 3600) or first.poll() is not None, 300)
+        first.send_signal(signal.SIGSTOP)  # its workers end what they have; it decides nothing
+        second = subprocess.run([*command, "sweep", *words], stderr=subprocess.PIPE, timeout=300, **pipes)
+        assert second.returncode and "another launch refines" in second.stderr and str(first.pid) in second.stderr
+        waiting = subprocess.Popen([*command, "status", *words, "--wait", "--json"], **pipes)
+        first.send_signal(signal.SIGCONT)
+        said = first.communicate(timeout=300)[0]
+        seen = json.loads(waiting.communicate(timeout=300)[0])
+    finally:
+        first.kill()
+    assert first.returncode == 0 and "refine, round 2" in said and "refine ends" in said
+    assert waiting.returncode == 0 and seen == json.loads(hyperlaw("status", *words, "--json"))
     rounds = json.loads((tmp_path / "out" / FILE).read_text())["rounds"]
     report = json.loads(hyperlaw("status", *words, "--json"))
     assert report["points"] > sum(map(len, rounds)) > 0 and report["counts"]["pending"] == 0
