@@ -12,7 +12,7 @@ All train on random tokens in bf16 with AdamW. `eager` is the plain loop that a 
 flash attention and fused AdamW; `compiled` and `graph` are our step. Packed, K points at once, three kinds: `streams`, K
 graphs on streams of one process; `processes`, K processes of a graph each, under MPS where its daemon starts; `axis`, one
 graph with a leading axis of K on every weight (benchmarks/stacked.py). The ways of a small size take turns, of a large one
-they come one after the other, for want of memory; medians count. --quick: the sizes 1M, 5M, 100M and 350M, shorter.
+they come one after the other, for want of memory; medians count. --quick: the sizes 1M, 100M and 350M, without `axis`.
 
 Ratios, of the fastest way: gpu_NAME_vs_eager; gpu_NAME_share of the device's dense bf16 peak by 6 params + 12 depth width
 context FLOPs per token; gpu_NAME_share_causal, attention halved. Peaks are the maker's (H100 SXM: 989 TFLOP/s), of other
@@ -42,6 +42,7 @@ from sweeps.text import table
 
 DENSE_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}  # FLOP/s
 LIMITS = {True: 280, False: 570}  # seconds until it ends, --quick and not
+LEAVE_SECONDS = 10.0
 TURNS_PARAMS = 30e6  # up to which the ways of a size are in memory at once
 
 
@@ -76,7 +77,7 @@ SIZES = (
     Size("350M", 1024, 25, 64, 2048, 8),
     Size("1B", 1792, 24, 128, 2048, 4),
 )
-QUICK = ("1M", "5M", "100M", "350M")
+QUICK = ("1M", "100M", "350M")
 TINY = (Size("tiny", 32, 1, 16, 32, 4, vocab=64, packed=2),)
 WAYS = ("eager", "compiled", "graph")
 PACKED = ("streams", "axis", "processes")
@@ -107,18 +108,25 @@ class Worker:
         line = self.process.stdout.readline()
         return json.loads(line) if line.strip() else None
 
-    def close(self) -> None:
+    def let_go(self) -> None:
+        """It ends once it has answered."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def close(self, seconds: float) -> None:
+        """It ends within `seconds`, by force if need be: one that is killed may take MPS with it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        self.process.stdout.close()
 
 
-def measure(size: Size, device: str, rounds: int, seconds: float, env: dict, end: float) -> dict[str, list[float]]:
+def measure(size: Size, packed: tuple[str, ...], device: str, rounds: int, seconds: float, env: dict,
+            end: float) -> dict[str, list[float]]:  # fmt: skip
     """Way -> tokens per second of each round; a way that could not be gone, or not before `end`, is not there."""
-    ways = WAYS + (PACKED if size.packed > 1 else ())
-    groups = [ways] if size.params <= TURNS_PARAMS else [[way] for way in ways]
+    ways = WAYS + (packed if size.packed > 1 else ())
+    groups = [ways] if size.params <= TURNS_PARAMS else [ways[:1], ways[1:]]  # ours share what they compiled
     found: dict[str, list[float]] = {}
     with contextlib.suppress(Late):
         for group in groups:
@@ -140,7 +148,10 @@ def _take_turns(size, ways, device, rounds, seconds, env, end, found) -> None:
                     found.setdefault(way, []).append(sum(rates))
     finally:
         for worker in workers:
-            worker.close()
+            worker.let_go()
+        last = time.monotonic() + LEAVE_SECONDS
+        for worker in workers:
+            worker.close(max(last - time.monotonic(), 0.0))
 
 
 @contextlib.contextmanager
@@ -160,7 +171,8 @@ def mps(device: str):
         try:
             yield env, True
         finally:
-            subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, env=env, capture_output=True, timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(["nvidia-cuda-mps-control"], input=b"quit\n", env=env, capture_output=True, timeout=20)
 
 
 def dense_peak(device: str) -> tuple[float, str]:
@@ -210,7 +222,8 @@ def main(argv: list[str] | None = None) -> int:
     (peak, source), ratios, figures = dense_peak(given.device), {}, {}
     with mps(given.device) as (env, under_mps):
         for size in chosen:
-            found = measure(size, given.device, rounds, seconds, env, end)
+            packed = tuple(way for way in PACKED if way != "axis") if given.quick and given.device == "cuda" else PACKED
+            found = measure(size, packed, given.device, rounds, seconds, env, end)
             if not found:
                 late = time.monotonic() > end
                 print(f"{size.name}: {'not before the limit' if late else 'no way of it ran; why stands above'}", flush=True)

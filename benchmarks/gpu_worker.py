@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 
@@ -80,14 +81,17 @@ class Trainer:
             raise RuntimeError("no graph of it")
         return graph
 
+    @cached_property
+    def _alone(self):
+        """The state of one point, for the ways of our step by itself: two of a large size would leave no room."""
+        return self._state()
+
     def compiled(self) -> Callable[[int], object]:
-        state = self._state()
-        return lambda i: self.step(*state, self.tokens[i % BATCHES, 0])
+        return lambda i: self.step(*self._alone, self.tokens[i % BATCHES, 0])
 
     def graph(self) -> Callable[[int], object]:
-        state = self._state()
-        step = self._recorded(self.step, state, self.tokens[0, 0])
-        return lambda i: step(*state, self.tokens[i % BATCHES, 0])
+        step = self._recorded(self.step, self._alone, self.tokens[0, 0])
+        return lambda i: step(*self._alone, self.tokens[i % BATCHES, 0])
 
     def streams(self) -> Callable[[int], object]:
         states = [self._state() for _ in range(self.points)]

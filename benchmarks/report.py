@@ -12,13 +12,13 @@ a number that is infinite or none at all is null.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
 import platform
+import tomllib
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +28,9 @@ from sweeps.text import table
 # Issue 5, "Baselines and targets": at least so much, of times and shares; at most, of FLOPs and intervals.
 AT_LEAST = {"sweep_cold_vs_user": 4.0, "sweep_warm_vs_user": 6.0, "sweep_warm_vs_hand": 1.3,
             "train_64": 5.0, "train_128": 3.5, "train_256": 3.5,
-            "peak_share_64": 0.35, "peak_share_128": 0.40, "peak_share_256": 0.60}  # fmt: skip
+            "peak_share_64": 0.35, "peak_share_128": 0.40, "peak_share_256": 0.60,
+            "gpu_1M_vs_eager": 8.0, "gpu_5M_vs_eager": 8.0,
+            "gpu_100M_share": 0.40, "gpu_350M_share": 0.50, "gpu_1B_share": 0.50}  # fmt: skip
 # A share of the FLOPs counts only where the interval is no wider for it.
 AT_MOST = {"prefix_flops": 0.45, "refine_flops": 0.40, "refine_interval": 1.0, "real_interval": 1.0}
 
@@ -56,11 +58,9 @@ def device(kind: str = "cpu") -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, PyTorch and hyperlaw, which may run without being installed."""
-    found = {"python": platform.python_version(), "torch": version("torch")}
-    with contextlib.suppress(PackageNotFoundError):
-        found["hyperlaw"] = version("hyperlaw")
-    return found
+    """Of Python, PyTorch and hyperlaw: the one whose code this is, installed or not."""
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    return {"python": platform.python_version(), "torch": version("torch"), "hyperlaw": project["version"]}
 
 
 def met(name: str, value: float) -> bool | None:

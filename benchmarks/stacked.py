@@ -11,7 +11,7 @@ from torch.func import grad_and_value
 from torch.nn import functional as F
 
 from harness.flat import Layout
-from harness.optimizer import _numbers, _update
+from harness.optimizer import _update
 from models.llama import rotate, rotation_tables
 from models.shape import LlamaShape
 
@@ -75,10 +75,12 @@ def stacked_step(shape: LlamaShape, layout: Layout, device: str, precision: str)
         grads, (_, each) = grad_and_value(objective, has_aux=True)(split(layout, w))
         gradient = join(layout, grads)
         norms = gradient.square().sum(1).sqrt()
-        for k, norm in enumerate(norms.unbind()):  # a loop that the compiler makes few kernels of
-            rates, betas, clipping = _numbers(rows[k], fixed, norm)
-            by_line = (t[k].view(group.numel(), -1) for t in (w, gradient, m, v))
-            _update(*by_line, *(rate[group][:, None] for rate in rates), *betas, clipping)
+        n = fixed.numel() - 3  # as in harness/optimizer.py, but for rows and norms (K, ...)
+        eps, (beta1, beta2, clip) = fixed[:n], fixed[n:].unbind()
+        by_point = rows[:, 2 * n], rows[:, 2 * n + 1], (clip / (norms + 1e-6)).clamp(max=1.0)
+        rates = rows[:, :n][:, group, None], rows[:, n : 2 * n][:, group, None], eps[group][:, None]
+        by_line = (t.view(len(t), group.numel(), -1) for t in (w, gradient, m, v))
+        _update(*by_line, *rates, 1 - beta1, 1 - beta2, *(t[:, None, None] for t in by_point))
         return torch.stack([each, norms], dim=1)
 
     return step
