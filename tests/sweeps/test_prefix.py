@@ -12,7 +12,7 @@ from harness.config import Config, OptimizerConfig
 from harness.hyper import per_step
 from harness.point import Point
 from harness.resolve import DataFacts, resolve
-from sweeps import prefix
+from sweeps import paths
 from sweeps.prefix import flops_between, prefix_id, share, steps_between
 
 
@@ -20,13 +20,16 @@ from sweeps.prefix import flops_between, prefix_id, share, steps_between
 def small_blocks():
     """So that short runs have several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix, "BLOCK", 4)
-        patch.setattr(prefix, "CHUNK", 8)
-        prefix._path_of.cache_clear()
-        prefix._digests.cache_clear()
+        patch.setattr(paths, "BLOCK", 4)
+        patch.setattr(paths, "CHUNK", 8)
+        clear()
         yield
-    prefix._path_of.cache_clear()
-    prefix._digests.cache_clear()
+    clear()
+
+
+def clear():
+    for cached in (paths._path_of, paths._digests, paths.common, paths._rows_of):
+        cached.cache_clear()
 
 
 FACTS = DataFacts("content", 256, 10**12)
