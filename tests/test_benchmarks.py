@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ def test_ratios_are_told_with_their_targets(tmp_path, capsys):
     assert written["widths"] == [None, [1.0, None]]
     assert written["ratios"]["train_64"] == {"median": 5.5, "min": 4.0, "max": 6.0, "n": 3}
     assert written["versions"].keys() == {"python", "torch", "hyperlaw"} and written["device"]
+    changes = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
+    assert changes.split("## ")[1].startswith(written["versions"]["hyperlaw"])
     assert written["seconds"] == {"start_up": 3.0}
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     ends = {line[0]: line[-2:] for line in lines}
@@ -127,6 +130,29 @@ def test_differences_are_measured_by_those_of_seeds_at_their_learning_rate(corpu
     multiples = sweep.against_seeds(points, {p.id: math.inf if p.optimizer.lr == 0.04 else 0.05 for p in points}, by_seed)
     assert multiples[0.02] < 1 < sweep.largest_multiple(2) < 30 < multiples[0.01] and multiples[0.04] == 0
     assert sweep.largest_multiple(3) == pytest.approx(math.sqrt(8.45), abs=1e-2)  # F(3, 7), any table
+
+
+@pytest.mark.parametrize("off, verdict", [(0.001, "the same within"), (0.1, "NOT THE SAME within")])
+def test_the_sweeps_report_says_what_was_measured_and_whether_losses_agree(corpus, tmp_path, capsys, off, verdict):
+    points, _ = tiny_points(corpus, "optimizer.lr=0.01,0.02", "optimizer.beta2=0.9,0.95")
+    by_seed = {0.01: 0.01, 0.02: 0.01}
+
+    def side(wall):
+        split = dict(zip(sweep.PARTS, (1.0, 2.0, wall - 4, 1.0), strict=True))
+        return {"wall": wall, "split": split, "first_step": 3.0, "losses": {p.id: 2.0 for p in points}}
+
+    sides = {name: [side(wall)] for name, wall in (("cold", 30.0), ("warm", 20.0), ("user", 120.0), ("hand", 30.0))}
+    apart = {"cold": dict.fromkeys(sides["warm"][0]["losses"], 0.0)}
+    apart |= dict.fromkeys(("user", "hand"), dict.fromkeys(apart["cold"], off))
+    given = Namespace(quick=True, json=tmp_path / "r.json", tpp=20.0)
+    assert sweep.report(given, sides, points, by_seed, apart) == int("NOT" in verdict)
+    assert f"losses of all sides: {verdict} seed noise" in capsys.readouterr().out
+    written = json.loads(given.json.read_text())
+    ratios = {name: r["median"] for name, r in written["ratios"].items()}
+    assert ratios == {"sweep_cold_vs_user": 4.0, "sweep_warm_vs_user": 6.0, "sweep_warm_vs_hand": 1.5}
+    assert all(sum(s["split"].values()) == s["wall"] and s["split"].keys() == set(sweep.PARTS)
+               for runs in written["sides"].values() for s in runs)  # fmt: skip
+    assert written["losses"]["same"] == ("NOT" not in verdict) and written["seconds"] == {"start_up_warm": 3.0}
 
 
 def test_peers_answer_with_rates():
