@@ -21,13 +21,13 @@ SCALES = ("params", "tpp", "tokens", "batch_size", "width", "depth")
 
 def losses(path: str | os.PathLike | None, slices: Sequence[Mapping], target: str, title: str | None = None) -> Any:
     """Loss against the hyper-parameter `target`, one colour a slice: points of all seeds, the fitted curve (solid in
-    its window), the optimum with its interval. Crosses at the top are diverged points, plus signs pruned ones;
-    an optimum at the edge of the
-    measured range is an open triangle pointing outwards; other verdicts stand in words. The fewest columns that tell
-    the slices apart make the panels, the last of them the colours.
+    its window), the optimum with its interval. At the top crosses are diverged points, plus signs pruned ones (stopped as
+    worse than others: no loss, drawn in no curve), triangles losses above the axis. An optimum at the edge of the measured
+    range is an open triangle pointing outwards; other verdicts stand in words. The fewest columns that tell the slices
+    apart make the panels, the last of them the colours.
 
-    SLICE: {"given": {...}, "x": [...], "loss": [... None or NaN: diverged], "seed": [...], "status": [...], "curve":
-    {"x": [...], "loss": [...]} or None, "window": [low, high] or None, "optimum": OPTIMUM}.
+    SLICE: {"given": {...}, "x": [...], "loss": [... None or NaN: diverged or pruned, as "status" says], "seed": [...],
+    "status": [...], "curve": {"x": [...], "loss": [...]} or None, "window": [low, high] or None, "optimum": OPTIMUM}.
     """
     slices = [s for s in slices if len(s.get("x", ()))]
     described = _describe(slices)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.codes import cluster, combine, distinct
 from analysis.columns import CENSORED, SCALE, SETTINGS
+from analysis.ended_early import as_planned, pruned_note
 from analysis.errors import UserError
 from analysis.parting import RAMPS, SAME_SHARE, part_ramps, part_settings
 
@@ -182,10 +183,8 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     others = df["status"][~df["status"].isin(["done", *CENSORED])].value_counts()
     if len(others):
         notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
-    df = _as_planned(df[df["status"].isin(["done", *CENSORED])])
-    if pruned := int((df["status"] == "pruned").sum()):
-        notes.append(f"{pruned} rows were stopped as worse than others of their slice (pruned): no loss is fitted, their "
-                     "values bound the range.")  # fmt: skip
+    df = as_planned(df[df["status"].isin(["done", *CENSORED])])
+    notes += pruned_note(df)
     known = df.drop(columns="_row").duplicated()
     if known.any():
         notes.append(f"{int(known.sum())} rows repeat others in every column: used once.")
@@ -212,18 +211,6 @@ def _usable(df: pd.DataFrame, targets: tuple[str, ...], notes: list[str]) -> pd.
     if df.empty:
         raise UserError("no row of the table can be used" + (f" ({notes[0].rstrip('.')})." if notes else "."))
     return df.assign(_diverged=diverged)
-
-
-def _as_planned(df: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that ended before their time the tokens and FLOPs that they were to have, as far as tokens per parameter tell:
-    a slice is one of equal length as planned."""
-    if not {"tokens", "tpp", "params"} <= set(df):
-        return df
-    planned = (df["tpp"] * df["params"]).where(df["status"].isin(CENSORED))
-    early = (planned > df["tokens"]) & (df["tokens"] > 0)
-    if "flops" in df:
-        df = df.assign(flops=df["flops"].where(~early, df["flops"] * planned / df["tokens"]))
-    return df.assign(tokens=df["tokens"].where(~early, planned))
 
 
 def _same_run(df: pd.DataFrame) -> int:

@@ -1,8 +1,9 @@
 """Rows that a critical batch can be read from: each the end of a whole schedule, with a loss or steps to a target.
 
-Checkpoints on the way are no ends: before its decay a run is worse than one that ends there, by amounts that depend on
-the batch. Of several tokens of one run_id only the last is used, unless the schedule is constant. Branches of one trunk
-(run ids of their own, each with its own decay) are whole schedules that share noise.
+Diverged and pruned runs are censored: rows of the length that was planned, of which is known that others of their cell are
+better. Checkpoints on the way are no ends: before its decay a run is worse than one that ends there, by amounts that
+depend on the batch. Of several tokens of one run_id only the last is used, unless the schedule is constant. Branches of
+one trunk (run ids of their own, each with its own decay) are whole schedules that share noise.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from analysis.codes import cluster, combine
 from analysis.columns import CENSORED, SCALE, SETTINGS
+from analysis.ended_early import as_planned, pruned_note
 from analysis.errors import UserError
 
 SAME_BATCH = 0.01
@@ -95,7 +97,8 @@ def _ends(df: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
     others = df["status"][~df["status"].isin(["done", *CENSORED])].value_counts()
     if len(others):
         notes.append("not used: " + ", ".join(f"{n} {word}" for word, n in others.items()) + ".")
-    df = df[df["status"].isin(["done", *CENSORED])]
+    df = as_planned(df[df["status"].isin(["done", *CENSORED])])
+    notes += pruned_note(df)
     df = _known(df, ["params", "tokens", column], notes)
     lost = df["status"].isin(CENSORED) | np.isposinf(df["loss"])
     if (empty := df["loss"].isna() & ~lost).any():

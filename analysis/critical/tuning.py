@@ -52,7 +52,7 @@ def tuned_cells(df: pd.DataFrame, check: bool, notes: list[str]) -> pd.DataFrame
         if state == "edge":
             edges.append(rows[0])
     if dead := int((pd.Series(lost).groupby(cell).transform("all") & ~pd.Series(cell).duplicated()).sum()):
-        notes.append(f"{dead} of the (params, batch, tokens) have diverged runs only: not used.")
+        notes.append(f"{dead} of the (params, batch, tokens) have diverged runs only, or pruned ones: not used.")
     df = df.assign(loss=loss, _cell=cell)
     if "seed" in df and swept:
         df["seed"] = df["seed"].astype(object)
@@ -68,8 +68,8 @@ def tuned_cells(df: pd.DataFrame, check: bool, notes: list[str]) -> pd.DataFrame
 
 
 def _best(part: np.ndarray, values: dict, codes: dict, loss: np.ndarray) -> tuple[np.ndarray, float, str]:
-    """(rows, loss, "interior", "edge", "pair" or "single") of one cell in which something varies; diverged runs have
-    infinite loss. Pair: no axis of three values; single: no axis. Of both the rows of the best setting."""
+    """(rows, loss, "interior", "edge", "pair" or "single") of one cell in which something varies; diverged and pruned
+    runs have infinite loss. Pair: no axis of three values; single: no axis. Of both the rows of the best setting."""
     axes: list[np.ndarray] = []
     x: list[np.ndarray] = []
     names = [name for name in values if not np.isnan(values[name][part]).all()]

@@ -103,11 +103,12 @@ def test_a_lowest_point_at_the_end_is_no_edge_where_the_vertex_is_inside():
     assert optimum["verdict"] == "interior" and optimum["value"] == pytest.approx(2**-5.2, rel=1e-6)
 
 
-def test_diverged_rows_bound_the_range():
+@pytest.mark.parametrize("word", ["diverged", "pruned"])
+def test_censored_rows_bound_the_range(word):
     x = 2.0 ** np.arange(-10, -5)
     loss = 2 + 0.01 * (np.log2(x) + 5.7) ** 2  # vertex between the last value that trained and the first that diverged
     table = frame(lr=np.append(x, 2.0**-5), loss=np.append(loss, np.nan))
-    table["status"] = ["done"] * 5 + ["diverged"]
+    table["status"] = ["done"] * 5 + [word]
     assert fit(table, "lr").optima[0]["verdict"] == "interior"
     assert fit(table[:5], "lr").optima[0]["verdict"] == "edge"
     table.loc[5, "lr"] = 2.0**-5.9

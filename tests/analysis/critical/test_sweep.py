@@ -111,6 +111,21 @@ def test_without_tau_a_constant_lr_is_not_tuned(decay, verdict):
     assert silent.laws and any("do not say how LR" in note for note in silent.notes)
 
 
+def test_pruned_runs_are_censored_rows_of_the_length_that_was_planned():
+    frame = planted(replace(QUIET, tuning="grid"))
+    frame = frame.assign(status="done", tpp=frame["tokens"] / frame["params"])
+    cells = frame.groupby(["params", "tokens", "batch_size"])["loss"]
+    worst = cells.rank(ascending=False) <= 2
+    pruned, diverged = frame.copy(), frame.copy()
+    pruned.loc[worst, ["loss", "status"]] = diverged.loc[worst, ["loss", "status"]] = [np.nan, "diverged"]
+    pruned.loc[worst, "status"] = "pruned"
+    pruned.loc[worst, "tokens"] /= 4  # as far as they went
+    one, other = run(pruned), run(diverged)
+    assert one.laws and repr((one.laws, one.optima)) == repr((other.laws, other.optima))
+    assert any(f"{int(worst.sum())} rows were stopped" in note for note in one.notes)
+    assert not any("diverged runs only" in note for note in one.notes)
+
+
 def test_lr_grids_give_the_tuned_loss_and_edges_are_refused():
     plan = replace(QUIET, tuning="grid", off_center=0.5)
     frame = planted(plan)
