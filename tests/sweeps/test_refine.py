@@ -275,7 +275,7 @@ def test_waiting_goes_on_between_rounds_and_sees_what_they_add(sweep, tmp_path, 
     with deciding(tmp_path, 3600, alone=True):
         waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
-        wait_for(lambda: len(looks) > 4, 600)  # all that is known has ended, and nothing trains
+        wait_for(lambda: len(looks) > 4 or not waiting.is_alive(), 600)  # all that is known has ended, and nothing trains
         assert waiting.is_alive()
         added = refinement(planned, tmp_path)()
         write_results(added, loss, begin(r, members, FACTS, tmp_path / FILE).members)
