@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -21,29 +22,68 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.build import build
+from harness.build import KEPT_SECONDS, build
 from harness.onednn import through_onednn
 from harness.private import keep_compiled_code, private_folder
 
 FOLDER = "steps"
 LEFT_SECONDS = 3600.0  # more than any compilation takes
+KEPT = 2000  # libraries, at most
+TRIES = 2  # of a library
 
 
 def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """`function` of tensors shaped as `example`, compiled; `name` says all else that is built into it.
 
-    It may change its arguments in place, and returns one tensor. Found in the private folder of compiled code, else
-    compiled into it; two processes that compile the same at once do it twice, and the last one's file stays.
+    It may change its arguments in place, and returns one tensor. At the first call it is found in the private folder of
+    compiled code, else compiled into it; two processes that compile the same at once do it twice, and the last one's file
+    stays.
     """
     keep_compiled_code()
     folder = private_folder(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / FOLDER)
     shapes = [(tuple(t.shape), t.dtype) for t in example]
     built_in = (name, shapes, torch.get_num_threads(), build())
-    key = hashlib.sha256(repr(built_in).encode()).hexdigest()[:24]
-    path = next((path for path in folder.glob(f"{key}-*.so") if path == _sealed(folder, key, path)), None)
-    path = path or _compile(function, example, folder, key)
-    run = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
-    return lambda *tensors: run(list(tensors))[0]
+    return _Library(function, folder, hashlib.sha256(repr(built_in).encode()).hexdigest()[:24])
+
+
+class _Library:
+    """`function` as the library `key` in `folder`. One that cannot be loaded or fails at its first call (made under another
+    C library, say) is deleted and compiled once more; should that not help, the function runs as it is."""
+
+    def __init__(self, function: Callable, folder: Path, key: str):
+        self.function, self.folder, self.key = function, folder, key
+        self._run: Callable[[list[Tensor]], list[Tensor]] | None = None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        return self._run(list(tensors))[0] if self._run else self._first(tensors)
+
+    def _first(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        before, why = [t.clone() for t in tensors], ""
+        for _ in range(TRIES):
+            path = self._found() or _compile(self.function, tuple(before), self.folder, self.key)
+            try:
+                run = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+                found = run(list(tensors))[0]
+            except RuntimeError as e:
+                why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+                path.unlink(missing_ok=True)
+                for tensor, old in zip(tensors, before, strict=True):  # of a step that broke off
+                    tensor.copy_(old)
+            else:
+                self._run = run
+                return found
+        print(f"a compiled step cannot be used, it is taken uncompiled: {why}", file=sys.stderr)
+        self._run = lambda tensors: [self.function(*tensors)]
+        return self(*tensors)
+
+    def _found(self) -> Path | None:
+        """The library, if it is there and whole. It counts as used now."""
+        for path in self.folder.glob(f"{self.key}-*.so"):
+            with contextlib.suppress(OSError):  # just deleted
+                if path == _sealed(self.folder, self.key, path):
+                    os.utime(path)
+                    return path
+        return None
 
 
 def _sealed(folder: Path, key: str, path: Path) -> Path:
@@ -55,10 +95,7 @@ def _sealed(folder: Path, key: str, path: Path) -> Path:
 def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key: str) -> Path:
     from torch.fx.experimental.proxy_tensor import make_fx  # the compiler's imports take seconds
 
-    for left in folder.glob("tmp*"):  # of a process that was killed
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+    _clean(folder)
     example = tuple(t.clone() for t in example)  # tracing runs the function, which writes into its arguments
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -68,3 +105,20 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
         path = _sealed(folder, key, Path(library))
         os.replace(library, path)
     return path
+
+
+def _clean(folder: Path) -> None:
+    """Delete what processes that were killed have left, and libraries that nobody has used for long. A process that has one
+    of them open keeps it."""
+    now, used = time.time(), []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            age = now - path.stat().st_mtime
+            if path.suffix == ".so":
+                used.append((age, path))
+            elif path.name.startswith("tmp") and age > LEFT_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+    for i, (age, path) in enumerate(sorted(used)):
+        if age > KEPT_SECONDS or i >= KEPT:
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -12,6 +12,7 @@ from pathlib import Path
 SOURCES = tuple(f"models/{name}.py" for name in ("llama", "loss", "shape")) + tuple(
     f"harness/{name}.py" for name in ("aot", "flat", "onednn", "optimizer", "step")
 )
+KEPT_SECONDS = 30 * 86400.0  # how long a compiled step is kept that nobody uses
 
 
 @cache

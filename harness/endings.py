@@ -110,7 +110,7 @@ def _write_result(state: State, step: int, loss: float | None, train_loss: float
             "flops_spent": point.flops_at(step) - point.flops_at(min(state.first, step)),
             "device_seconds": state.device_seconds,
             "compile_seconds": state.compile_seconds,
-            "micro_batch": min(state.micro_batch, point.largest_batch // state.group.world),
+            "micro_batch": state.largest_pass,
             "entropy_rate": _entropy_rate(runtime.corpus_dir),
             "validation": [{"step": s, "loss": v} for s, v in state.validation if math.isfinite(v)],
             "numerics": state.numerics,

@@ -30,6 +30,7 @@ import torch
 from harness import endings, gemm
 from harness.group import Alone
 from harness.optimizer import Hyper
+from harness.passes import cut
 from harness.point import Point
 from harness.rundir import RunDirectory
 from harness.state import State
@@ -69,7 +70,7 @@ def profile(point: Point, runtime: Runtime, seconds: float) -> dict:
         "peak_flops": peak,
         "utilisation": flops / whole / peak,
         "batch": batch,
-        "micro_batch": state.micro_batch,
+        "micro_batch": state.largest_pass,
         "numerics": state.numerics,
     }
 
@@ -81,7 +82,7 @@ def _pieces(state: State, runtime: Runtime) -> tuple[dict[str, Callable[[], obje
     loop, hyper = _Training(state, None, _never), Hyper.of(point, runtime.device)
     state.step = 0
     (tokens,) = loop._tokens(stream, 1)
-    parts = tokens.split(state.micro_batch)
+    parts = tokens.split(cut(len(tokens), state.micro_batch, step.shared_pass) or len(tokens))
     w, m, v = (part.flat.clone() for part in (state.weights, state.m, state.v))  # the loop trains the state's own
     gradient, loss = step._call(_gradients, w, step.scales, parts[0]).clone(), torch.zeros(2, device=runtime.device)
 

@@ -15,6 +15,7 @@ from harness.curve import curve_columns
 from harness.errors import UserError
 from harness.flat import group_index
 from harness.group import Alone
+from harness.passes import cut
 from harness.rundir import RunDirectory
 from harness.step import Step, initial_weights
 
@@ -42,7 +43,8 @@ class State:
         self.saved: int | None = None  # step of its newest checkpoint
         self.diverged: int | None = None  # step at which a trunk did, with its branches
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
-                         "precision": point.precision, "torch": torch.__version__}  # fmt: skip
+                         "precision": point.precision, "torch": torch.__version__,
+                         "shared_pass": runtime.shared_pass if group.world == 1 else None}  # fmt: skip
         found = self._own() or self._trunk()
         if found:
             self._take_facts(*found[1:])
@@ -126,7 +128,7 @@ class State:
         if max(worlds) > 1:
             self.numerics.update(worlds=worlds)
         if group.world == 1:
-            return Step(point.shape, point.parameterization, point.precision, device, compiled)
+            return Step(point.shape, point.parameterization, point.precision, device, compiled, self._shared_pass)
         from harness.parallel import ParallelStep
 
         self.numerics.update(parallel=self.runtime.parallel)
@@ -150,6 +152,16 @@ class State:
     def write_curve(self, step: int) -> None:
         log = self.log[:step].cpu().numpy()
         self.run.curve(curve_columns(self.point, log, self.validation, self.runtime.curve_points))
+
+    @property
+    def largest_pass(self) -> int:
+        """Sequences of a pass of this process's share of the largest batch."""
+        share = self.point.largest_batch // self.group.world
+        return cut(share, self.micro_batch, self._shared_pass) or share
+
+    @property
+    def _shared_pass(self) -> int | None:
+        return self.numerics.get("shared_pass") if self.group.world == 1 else None
 
     # ---- its clock
 

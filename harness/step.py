@@ -19,6 +19,7 @@ from harness.aot import load
 from harness.cuda_graph import GraphedStep
 from harness.flat import Layout, Tensors, group_index, layout
 from harness.optimizer import adamw_flat_
+from harness.passes import cut
 from harness.point import Point
 from harness.private import keep_compiled_code
 from models.llama import Llama, init_weights, multipliers
@@ -47,15 +48,18 @@ class Step:
     """`step(weights, m, v, row, fixed, tokens, micro_batch) -> (loss, gradient norm)`, updating weights, m, v in place.
 
     weights, m, v from `place` or `zeros`; tokens (B, T+1) int64; row and fixed as in `optimizer.Hyper`. With
-    micro_batch < B gradients are accumulated over slices of the batch in fp32, weighted by their size. `compiled` and
-    `precision` are fixed for the life of a run.
+    micro_batch < B gradients are accumulated over slices of the batch in fp32, weighted by their size; over slices of
+    `shared_pass` sequences, so that one compiled step serves all batches that it divides (harness/passes.py). `compiled`,
+    `precision` and `shared_pass` are fixed for the life of a run.
     """
 
-    def __init__(self, shape: LlamaShape, p: Parameterization, precision: str, device: str, compiled: bool):
+    def __init__(self, shape: LlamaShape, p: Parameterization, precision: str, device: str, compiled: bool,
+                 shared_pass: int | None = None):  # fmt: skip
         self.shape, self.device, self.precision, self.compiled = shape, device, precision, compiled
         self.model, self.layout = skeleton(shape, device), layout(shape)
         self.group = self.layout.groups(group_index(shape, p)).to(device)
         self.scales = multipliers(scales(shape, p)).to(device)
+        self.shared_pass = shared_pass
         self._functions: dict = {}
         self._first = False
 
@@ -77,10 +81,11 @@ class Step:
                  micro_batch: int) -> Tensor:  # fmt: skip
         """One step. Returns float32 (2,): training loss (cross-entropy, nats per token) and gradient norm."""
         state = weights.flat, m.flat, v.flat
-        if micro_batch >= tokens.shape[0]:
+        size = cut(tokens.shape[0], micro_batch, self.shared_pass)
+        if size is None:
             return self._call(_whole_step, *state, self.group, row, fixed, self.scales, tokens)
         gradient, loss = torch.zeros_like(weights.flat), torch.zeros(2, device=self.device)
-        for part in tokens.split(micro_batch):
+        for part in tokens.split(size):
             share = torch.full((), part.shape[0] / tokens.shape[0], device=self.device)
             loss = self._call(_accumulate, gradient, loss, share, weights.flat, self.scales, part)
         return self._call(_update, *state, gradient, loss, self.group, row, fixed)

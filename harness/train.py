@@ -46,7 +46,8 @@ class Runtime:
     device: str = "cpu"
     threads: int = 1
     compile: bool = False
-    micro_batch: int | None = None  # sequences per forward pass
+    micro_batch: int | None = None  # most sequences per forward pass
+    shared_pass: int | None = None  # sequences of the pass that a sweep's batch sizes share (harness/passes.py)
     checkpoint_seconds: float = 30.0
     curve_points: int = 200
     keep_weights: bool = False  # leave weights.safetensors in the run directory
@@ -112,7 +113,7 @@ def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Alo
     except (MemoryError, RuntimeError) as e:
         if not _no_memory(e):
             raise
-        step, micro_batch = (state.step, state.micro_batch) if state else (0, micro_batch)
+        step, micro_batch = (state.step, state.largest_pass) if state else (0, micro_batch)
         message = (str(e).strip().splitlines() or [type(e).__name__])[0]
         return {"event": "out_of_memory", "message": message, "step": step, "micro_batch": micro_batch}
 

@@ -30,10 +30,10 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     as Settings.to_dict gives them.
 
     tell(event="progress", job=, step=, steps=, loss=) is called about twice a second. Returns {"status", "trained",
-    "reason", "compiled", "device_seconds", "compile_seconds", "flops_spent", "alone"}; status as in status.json, or
-    "stopped" (should_stop() was true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy" (another live
-    attempt has the run); "alone" where it should have begun from a trunk, and could not. Raises nothing but what ends the
-    process.
+    "reason", "compiled", "shared_pass", "device_seconds", "compile_seconds", "flops_spent", "alone"}; status as in
+    status.json, or "stopped" (should_stop() was true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy"
+    (another live attempt has the run); "alone" where it should have begun from a trunk, and could not. Raises nothing but
+    what ends the process.
     """
     point = Point.from_dict(message["point"])
     trunk = message.get("trunk", False)
@@ -51,10 +51,11 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
         status = _train(point, run_dir, message, settings, lease, tell, should_stop)
         result = read_json(run_dir / ("trunk.json" if trunk else "result.json")) or {}
         times = {k: result[k] for k in ("device_seconds", "compile_seconds", "flops_spent") if k in result}
-        compiled = (result.get("numerics") or {}).get("compiled", False)
+        numerics = result.get("numerics") or {}
+        how = {"compiled": numerics.get("compiled", False), "shared_pass": numerics.get("shared_pass")}
         reason = read_status(run_dir).get("reason") if status != "done" else None
         alone = bool(not trunk and message.get("start") and result and result.get("trunk") is None)
-        return {"status": status, "trained": True, "reason": reason, "compiled": compiled, "alone": alone, **times}
+        return {"status": status, "trained": True, "reason": reason, "alone": alone, **how, **times}
     except LostRun:
         return {"status": "busy", "trained": False}
     except Exception as error:
@@ -89,6 +90,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         threads=settings["threads"],
         compile=message["compile"],
         micro_batch=settings["micro_batch"],
+        shared_pass=message.get("shared_pass"),
         checkpoint_seconds=settings["checkpoint_seconds"],
         curve_points=settings["curve_points"],
         keep_weights=settings["keep_weights"],

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from harness.passes import steps
 from harness.point import Point
 
 
@@ -28,6 +29,7 @@ class Job:
     validate_at   steps at which it validates beside its point's own
     trunk         whether it is one: `branches` points go through it, its run lies among the trunks (trunks.py)
     root          the first trunk on the way of a point
+    shared_pass   sequences of the pass that its batches have in common with those of other points (passes.py)
     """
 
     id: str
@@ -44,6 +46,7 @@ class Job:
     trunk: bool = False
     branches: int = 0
     root: str | None = None
+    shared_pass: int | None = None
 
     @property
     def runs(self) -> list[str]:
@@ -67,7 +70,7 @@ class Job:
         """What a worker needs to know, in JSON (execute.py)."""
         return {"job": self.id, "point": self.points[0].to_dict(), "compile": self.compile, "until": self.until,
                 "start": self.start, "validate_at": list(self.validate_at), "trunk": self.trunk,
-                "root": self.root}  # fmt: skip
+                "root": self.root, "shared_pass": self.shared_pass}  # fmt: skip
 
     def alone(self) -> Job:
         """The same from the beginning, its trunk not to be had."""
@@ -166,12 +169,11 @@ class Launcher(Protocol):
                  quiet: bool) -> Summary: ...  # fmt: skip
 
 
-def compile_key(point: Point, micro_batch: int | None = None) -> str:
+def compile_key(point: Point, micro_batch: int | None = None, shared_pass: int | None = None) -> str:
     """Equal for points that the same compiled steps serve: shape, sequences per pass and precision are built into one, of
-    which a ramp needs one for each batch; learning rate, weight decay, multipliers, schedule, seed and the number of steps
-    are its inputs."""
-    sizes = tuple(sorted({size for _, size in point.stretches}))
-    return _digest(point.shape, sizes if len(sizes) > 1 else sizes[0], micro_batch, point.precision)
+    which a ramp may need one for each batch; learning rate, weight decay, multipliers, schedule, seed, the number of steps
+    and that of passes in a batch are its inputs."""
+    return _digest(point.shape, steps((size for _, size in point.stretches), micro_batch, shared_pass), point.precision)
 
 
 @cache

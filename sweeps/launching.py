@@ -33,6 +33,7 @@ from sweeps.trunks import job_states
 
 TICK_SECONDS = 0.25
 ELSEWHERE_SECONDS = 2.0  # between two looks at a point that another launch is training
+MARK_SECONDS = trunks.ABANDONED_SECONDS / 7  # between two times that needed trunks are marked
 STEPS_MEASURED = 200  # steps of a run that tells how fast this device is
 
 
@@ -63,6 +64,7 @@ class Launch:
         self.labels: dict[str, str] = {}
         self.crashes = Crashes(settings.lease_seconds)
         self.parents: dict[str, str | None] = {}  # of trunks
+        self.branches: list[Job] = []  # jobs that begin from trunks
         self.killed = False
         self._add(plan)
 
@@ -127,6 +129,8 @@ class Launch:
         while self.waiting or self.running():
             if self.summary.signal or self.broken:
                 return
+            if time.monotonic() - self.marked > MARK_SECONDS:
+                self._mark_needed()
             self._look_elsewhere()
             self._drop_dependents()
             self.assign()
@@ -147,7 +151,8 @@ class Launch:
         known = {job.id for job in jobs} | self.waiting.keys()
         self.finished.update(need for job in jobs for need in job.needs if need not in known | self.lost)
         self.waiting.update({job.id: job for job in jobs})
-        trunks.need(jobs, self.settings.runs_dir)
+        self.branches += [job for job in jobs if job.start]
+        self._mark_needed()
         trunks.clean(self.settings.runs_dir, self.waiting)
         self.parents.update({job.id: job.start for job in jobs if job.trunk})
         self.labels.update(labels(plan.points) | trunk_labels(jobs))
@@ -156,6 +161,13 @@ class Launch:
         self.compile_seconds = max(rates.compile_cold for rates in plan.rates.values()) if plan.rates else 0.0
         for job in jobs:
             self._work(job).total += job.seconds
+
+    def _mark_needed(self) -> None:
+        """The marks of the trunks that this launch still needs, made anew: those of a launch that is gone grow old."""
+        ended = self.finished | self.lost
+        open_ = [job for job in self.branches if job.id not in ended and job.start not in self.lost]
+        trunks.need(open_, self.settings.runs_dir)
+        self.marked = time.monotonic()
 
     def _stretches(self, plan: Plan) -> list[Job]:
         """The plan's jobs, as far as their points go for now; points that were pruned are open again where it wants them."""
@@ -304,7 +316,11 @@ class Launch:
                 more = {"first_seconds": message["compile_seconds"], "cold": job.key not in self.compiled}
             seconds = message["device_seconds"] / steps
             record(self.settings.cache, self.settings.device, point, compiled, seconds, **more)
-        if compiled:
+        self._mark_compiled(job, message)
+
+    def _mark_compiled(self, job: Job, message: dict) -> None:
+        """The steps of the job's key are there now, unless its run had begun with others."""
+        if message.get("compiled") and message.get("shared_pass") == job.shared_pass:
             self.compiled.add(job.key)
 
     def _paused(self, job: Job, message: dict, spent: float) -> None:
@@ -312,8 +328,7 @@ class Launch:
         self.paused.add(job.id)
         self._work(job).busy += spent
         self._work(job).done += job.seconds
-        if message.get("compiled"):
-            self.compiled.add(job.key)
+        self._mark_compiled(job, message)
         if not self.display.live:
             self.display.line(f"{self._name(job)}: paused at step {job.until} of {job.points[0].steps}")
 

@@ -14,7 +14,8 @@ from harness.config import LauncherConfig
 from harness.point import Point
 from harness.supervisor import check_devices
 from sweeps.engines import check_launcher, trains_here
-from sweeps.jobs import Job, compile_key
+from sweeps.jobs import Job
+from sweeps.passes import LEAST_TOKENS, SLOWER, Passes, choose_passes, compilation
 from sweeps.prefix import Forest, Trunk
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
 from sweeps.sharing import EMPTY, Stretch, find_trunks, keys_that_share, make_jobs, stretches_of
@@ -40,6 +41,12 @@ class Group:
     compile: bool
     reason: str
     seconds: float
+    shared_pass: int | None = None  # sequences, where several batch sizes share one (passes.py)
+
+    @property
+    def batches(self) -> list[int]:
+        """Their batch sizes, in sequences."""
+        return sorted({size for point in self.points for _, size in point.stretches})
 
     @property
     def flops(self) -> int:
@@ -50,6 +57,8 @@ class Group:
         point = self.points[0]
         s = point.shape
         sizes = "-".join(str(size) for _, size in point.stretches)
+        if self.shared_pass and len(batches := self.batches) > 1:
+            sizes = f"{batches[0]}..{batches[-1]} by {self.shared_pass}"
         return f"{s.width}x{s.depth} context {s.context} batch {sizes}"
 
 
@@ -68,7 +77,7 @@ class Plan:
     max_attempts: int
     forest: Forest = EMPTY  # trunks of the points that are left
     roots: Mapping[str, str] = field(default_factory=dict)  # point id -> first trunk on its way, of all points
-    micro_batch: int | None = None
+    passes: Passes = Passes()
     reused: Mapping[str, Path] = field(default_factory=dict)  # run id -> run of another sweep that is taken
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
     until: Mapping[str, int] = field(default_factory=dict)  # point id -> step at which it pauses for now (halving.py)
@@ -124,7 +133,7 @@ class Plan:
     def jobs(self) -> list[Job]:
         """One job per trunk that is to be trained, parents first, and one per unfinished point; the launcher groups those
         of equal key (order.py)."""
-        return make_jobs(self.groups, self.forest, self.roots, self.rates, self.micro_batch)
+        return make_jobs(self.groups, self.forest, self.roots, self.rates, self.passes)
 
     def to_dict(self) -> dict:
         """For `--json`."""
@@ -145,7 +154,7 @@ class Plan:
             "checkpoint_bytes": self.checkpoint_bytes,
             "notes": list(self.notes),
             "groups": [{"shape": g.label, "points": len(g.points), "flops": g.flops, "seconds": g.seconds,
-                        "compile": g.compile, "reason": g.reason} for g in self.groups],
+                        "compile": g.compile, "reason": g.reason, "shared_pass": g.shared_pass} for g in self.groups],
             "rates": {p: {"device": r.device, "eager": vars(r.eager), "compiled": vars(r.compiled)}
                       for p, r in self.rates.items()},
         }  # fmt: skip
@@ -174,13 +183,19 @@ class Plan:
             rest = groups[GROUPS_SHOWN:]
             lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
                          f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
-        lines += ["", *self._saving(), self._price(), *self._whole()]
+        lines += ["", *self._sharing(), *self._saving(), self._price(), *self._whole()]
         if self.flops > YARDSTICK_FROM:
             seconds = self.flops / (YARDSTICK_FLOPS * YARDSTICK_SHARE)
             lines.append(f"one H100 at {YARDSTICK_SHARE:.0%} of its bf16 peak would take {duration(seconds)}")
         lines += [line for precision, rates in self.rates.items() for line in _render_rates(precision, rates)]
         lines += self.notes
         return "\n".join(lines)
+
+    def _sharing(self) -> list[str]:
+        """What shared passes save and cost, in one line."""
+        less = sum(len(group.batches) - 1 for group in self.groups if group.shared_pass)
+        return [f"batch sizes share passes of {LEAST_TOKENS} tokens or more: {count_noun(less, 'compilation')} less, "
+                f"their steps about {SLOWER:.0%} slower"] if less else []  # fmt: skip
 
     def _saving(self) -> list[str]:
         """What shared beginnings save, in one line."""
@@ -234,37 +249,42 @@ def make_plan(
     states |= {i: replace(states[i], status="done") for i in reused if states[i].left}
     known = device != "auto" or trains_here(launcher)
     kind = device_kind(device) if known else "cuda" if launcher.gpus else "cpu"
-    by_key: dict[str, list[Point]] = defaultdict(list)
-    for point in points:
-        if states[point.id].left:
-            check_devices(point, launcher.devices_per_point, launcher.parallel)
-            by_key[compile_key(point, micro_batch)].append(point)
+    left = [point for point in points if states[point.id].left]
+    for point in left:
+        check_devices(point, launcher.devices_per_point, launcher.parallel)
     if rates is None:
-        needed = sorted({group[0].precision for group in by_key.values()})
+        needed = sorted({point.precision for point in left})
         probe = probe and launcher.name != "slurm"  # a login node tells nothing of the nodes, and is shared
         rates = {precision: measured_rates(cache, kind, precision, probe) for precision in needed}
     workers = worker_count(launcher, kind)
     if launcher.name == "slurm":
-        count = sum(len(group) for group in by_key.values())
+        count = len(left)
         workers *= min(max(-(-count // launcher.points_per_job), 1), launcher.max_running or count or 1)
     shapes = CompiledShapes(cache, launcher.threads)
-    left = [point for members in by_key.values() for point in members]
     forest, roots = find_trunks(points, left, states, Path(runs_dir), rates) if share else (EMPTY, {})
-    stretches = stretches_of(left, forest, micro_batch)
+    stretches, passes = stretches_of(left, forest), Passes(micro_batch)
+    may_share = kind == "cpu" and launcher.devices_per_point == 1 and not micro_batch
+    if may_share and launcher.compile != "never" and not (launcher.compile == "auto" and missing_for_compile(kind)):
+        passes = choose_passes(stretches, rates, workers, shapes.__contains__, launcher.compile)
+    by_key: dict[str, tuple[list[Point], list[Stretch]]] = defaultdict(lambda: ([], []))
+    for point in left:
+        by_key[passes.key(point)][0].append(point)
+    for stretch in stretches:
+        by_key[passes.key(stretch.point)][1].append(stretch)
 
     def group(key: str, mode: str) -> Group:
-        members = by_key[key]
-        return _group(key, members, stretches[key], rates[members[0].precision], mode, workers, key in shapes, kind)
+        members, steps = by_key[key]
+        return _group(key, members, steps, rates[members[0].precision], mode, workers, key in shapes, kind, passes)
 
     groups = {key: group(key, launcher.compile) for key in by_key}
-    for keys in keys_that_share(forest, micro_batch):  # branches have the numerics of their trunk
+    for keys in keys_that_share(forest, passes):  # branches have the numerics of their trunk
         most = max((groups[key] for key in keys), key=lambda g: g.flops)
         for key in keys:
             if groups[key].compile != most.compile:
                 mode = "always" if most.compile else "never"
                 groups[key] = replace(group(key, mode), reason=f"as {most.label}, with which it shares trunks")
     return Plan(name, tuple(points), Path(runs_dir), states, tuple(groups.values()), rates, kind, workers,
-                launcher.max_attempts, forest, roots, micro_batch, reused)  # fmt: skip
+                launcher.max_attempts, forest, roots, passes, reused)  # fmt: skip
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:
@@ -291,20 +311,19 @@ def missing_for_compile(kind: str) -> str | None:
 
 
 def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates, mode: str, workers: int, cached: bool,
-           kind: str) -> Group:  # fmt: skip
+           kind: str, passes: Passes) -> Group:  # fmt: skip
     """Compile where it repays itself: what it takes, once per worker, against what its faster steps save."""
     left = tuple(points), tuple(stretches)
     eager = sum(stretch.seconds(rates, compiled=False) for stretch in stretches)
     if mode == "auto" and (missing := missing_for_compile(kind)):
         return Group(key, *left, False, f"{missing} is missing here", eager)
-    first = rates.compile_warm if cached else rates.compile_cold
-    sizes = len({size for point in points for _, size in point.stretches})  # a ramp has a step for each
-    compilation = sizes * (first + (min(workers, len(points)) - 1) * rates.compile_warm)
-    compiled = sum(stretch.seconds(rates, compiled=True) for stretch in stretches) + compilation
+    compiled = compilation(passes.steps(points[0]), len(points), rates, workers, cached)
+    compiled += sum(stretch.seconds(rates, compiled=True) * passes.slower(stretch.point, True) for stretch in stretches)
     chosen = compiled < eager if mode == "auto" else mode == "always"
     other = f"eager takes {duration(eager)}" if chosen else f"compiled takes {duration(compiled)}"
     reason = other if mode == "auto" else f"launcher.compile={mode}; {other}"
-    return Group(key, *left, chosen, reason, compiled if chosen else eager)
+    shared = passes.of(points[0]) if chosen else None
+    return Group(key, *left, chosen, reason, compiled if chosen else eager, shared)
 
 
 def _render_rates(precision: str, rates: Rates) -> list[str]:

@@ -52,9 +52,11 @@ def profile(planned: Planned, seconds: float | None = None) -> dict:
     make_folders(planned)
     run_dir = plan.runs_dir / point.id
     known = (read_json(run_dir / "result.json") or {}).get("numerics") or {}
-    compiled = next((g.compile for g in plan.groups if point in g.points), known.get("compiled", False))
+    group = next((g for g in plan.groups if point in g.points), None)
+    compiled, shared = (group.compile, group.shared_pass) if group else map(known.get, ("compiled", "shared_pass"))
     runtime = {"corpus_dir": settings.corpora[point.data.fingerprint], "device": settings.device,
-               "threads": settings.threads, "compile": compiled, "micro_batch": settings.micro_batch,
+               "threads": settings.threads, "compile": bool(compiled), "micro_batch": settings.micro_batch,
+               "shared_pass": shared,
                "compiled_cache": str(compiled_folder(settings.cache))}  # fmt: skip
     order = json.dumps({"point": point.to_dict(), "runtime": runtime, "seconds": seconds or SECONDS})
     done = subprocess.run([sys.executable, "-m", "harness.profile"], input=order, capture_output=True, text=True)

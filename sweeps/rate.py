@@ -20,7 +20,7 @@ from math import log
 from pathlib import Path
 from statistics import median
 
-from harness.build import build
+from harness.build import KEPT_SECONDS, build
 from harness.point import Point
 from sweeps.peaks import known_peak, record_peak
 
@@ -138,7 +138,9 @@ class CompiledShapes:
         self.folder = Path(cache_dir) / "compiled" / f"{build()}-{threads}"
 
     def __contains__(self, key: str) -> bool:
-        return (self.folder / key).exists()
+        with contextlib.suppress(OSError):
+            return time.time() - (self.folder / key).stat().st_mtime < KEPT_SECONDS  # then the library is deleted
+        return False
 
     def add(self, key: str) -> None:
         with contextlib.suppress(OSError):

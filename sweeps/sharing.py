@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.point import Point
-from sweeps.jobs import Job, compile_key
+from sweeps.jobs import Job
+from sweeps.passes import Passes
 from sweeps.prefix import Forest, flops_between
 from sweeps.prefix import share as common_beginnings
 from sweeps.rate import Rates
@@ -69,42 +70,43 @@ def _has_checkpoint(run_dir: Path) -> bool:
         return False
 
 
-def stretches_of(left: list[Point], forest: Forest, micro_batch: int | None) -> dict[str, list[Stretch]]:
-    """What is to be trained of each key."""
-    found: dict[str, list[Stretch]] = defaultdict(list)
+def stretches_of(left: list[Point], forest: Forest) -> list[Stretch]:
+    """What is to be trained."""
+    found = []
     for trunk in forest.trunks.values():
         if trunk.id not in forest.finished:
             first = forest.trunks[trunk.parent].steps if trunk.parent else 0
-            found[compile_key(trunk.point, micro_batch)].append(Stretch(trunk.point, first, trunk.steps))
+            found.append(Stretch(trunk.point, first, trunk.steps))
     for point in left:
         trunk = forest.trunks.get(forest.start.get(point.id))
-        found[compile_key(point, micro_batch)].append(Stretch(point, trunk.steps if trunk else 0, point.steps))
+        found.append(Stretch(point, trunk.steps if trunk else 0, point.steps))
     return found
 
 
-def keys_that_share(forest: Forest, micro_batch: int | None) -> list[set[str]]:
+def keys_that_share(forest: Forest, passes: Passes) -> list[set[str]]:
     """Compile keys of which one begins where another ended, together: a ramp shares its first batch with other ramps."""
     found: list[set[str]] = []
     pairs = [(t.point, forest.trunks[t.parent].point) for t in forest.trunks.values() if t.parent]
     pairs += [(p, forest.trunks[forest.start[p.id]].point) for p in forest.points if p.id in forest.start]
-    for keys in {frozenset(compile_key(p, micro_batch) for p in pair) for pair in pairs}:
+    for keys in {frozenset(passes.key(p) for p in pair) for pair in pairs}:
         joined = [group for group in found if group & keys]
         found = [group for group in found if not group & keys] + [set(keys).union(*joined)]
     return [group for group in found if len(group) > 1]
 
 
 def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates: Mapping[str, Rates],
-              micro_batch: int | None) -> list[Job]:  # fmt: skip
+              passes: Passes) -> list[Job]:  # fmt: skip
     """Of sweeps.plan.Groups: one job per trunk that is to be trained, parents first, then one per point."""
     by_key = {group.key: group for group in groups}
 
     def job(name: str, point: Point, start: str | None, last: int, **more) -> Job:
-        group = by_key[compile_key(point, micro_batch)]
+        group = by_key[passes.key(point)]
         first = forest.trunks[start].steps if start else 0
         share = flops_between(point, first, last) / point.flops
-        seconds = rates[point.precision].seconds(point, group.compile) * share
+        seconds = rates[point.precision].seconds(point, group.compile) * share * passes.slower(point, group.compile)
         needs = (start,) if start and start not in forest.finished else ()
-        return Job(name, (point,), group.key, group.compile, seconds, needs, start=start, first=first, **more)
+        return Job(name, (point,), group.key, group.compile, seconds, needs, start=start, first=first,
+                   shared_pass=passes.of(point) if group.compile else None, **more)  # fmt: skip
 
     branches = _branches(forest)
     trunks = [job(t.id, t.point, t.parent, t.steps, until=t.steps, validate_at=t.validate_at, trunk=True,

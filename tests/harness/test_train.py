@@ -160,6 +160,43 @@ def test_micro_batches_are_recorded(cache, tmp_path):
     assert files(tmp_path)[1]["micro_batch"] == 3
 
 
+def test_a_resumed_run_keeps_its_shared_pass(cache, tmp_path):
+    """Whatever the sweep's other batch sizes make this launch choose, bit for bit."""
+    p, runtime = tiny(cache, *RUN)
+    assert train_point(p, tmp_path / "whole", runtime) == "done"
+    runtime.shared_pass = 2
+    assert train_point(p, tmp_path / "shared", runtime) == "done"
+    for shared in (2, None, 1):
+        runtime.shared_pass = shared
+        assert train_point(p, tmp_path / "resumed", runtime, should_stop=StopAfter(20 if shared != 1 else 99)) != "failed"
+    whole, shared, resumed = (tmp_path / name for name in ("whole", "shared", "resumed"))
+    assert (shared / "curve.parquet").read_bytes() == (resumed / "curve.parquet").read_bytes()
+    assert (shared / "curve.parquet").read_bytes() != (whole / "curve.parquet").read_bytes()
+    assert files(shared)[1] == files(resumed)[1] and files(shared)[1]["micro_batch"] == 2
+    assert files(whole)[1]["micro_batch"] == 4
+    assert files(whole)[1]["loss"] == pytest.approx(files(shared)[1]["loss"], abs=1e-4)
+
+
+def test_without_memory_for_the_shared_pass_it_is_halved(cache, tmp_path, monkeypatch):
+    import torch
+
+    from harness import step as step_module
+
+    p, runtime = tiny(cache, *RUN)
+    runtime.shared_pass, seen = 2, []
+    original = step_module._accumulate
+
+    def small_device(*args):
+        seen.append(len(args[-1]))
+        if len(args[-1]) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return original(*args)
+
+    monkeypatch.setattr(step_module, "_accumulate", small_device)
+    assert train_point(p, tmp_path, runtime) == "done"
+    assert seen.count(2) == 1 and files(tmp_path)[1]["micro_batch"] == 1
+
+
 def test_out_of_memory_halves_the_micro_batch(cache, tmp_path, monkeypatch):
     import torch
 

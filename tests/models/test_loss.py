@@ -1,9 +1,12 @@
 """Cross-entropy by chunks of tokens is the plain one, with its gradients, under autocast too, and traces as one graph."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.func import grad_and_value
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.llama import token_loss
 from models.loss import chunked_token_loss
@@ -79,3 +82,17 @@ def test_traces_as_one_graph(given):
     for a, b in zip(expected, [*grads, total], strict=False):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=2e-7)
 
+
+
+def test_where_no_gradient_is_asked_for_none_is_made(given):
+    def products(*grad_mode):
+        x, head, targets = given
+        with contextlib.ExitStack() as stack, FlopCounterMode(display=False) as counted:
+            for mode in grad_mode:
+                stack.enter_context(mode)
+            found = chunked(x, head, targets, 1e-2, 7)
+        return counted.get_total_flops(), found
+
+    (alone, without), (with_gradients, found) = products(torch.no_grad()), products()
+    assert with_gradients == 3 * alone > 0
+    assert torch.equal(without[0], found[0]) and torch.equal(without[1], found[1])

@@ -1,0 +1,100 @@
+"""Batch sizes that share one compiled pass: where that is cheaper, what it covers, and what it leaves as it is."""
+
+from dataclasses import replace
+
+import pytest
+
+from sweeps.expand import expand
+from sweeps.passes import LEAST_TOKENS, SLOWER, Passes
+from sweeps.plan import make_plan
+from sweeps.rate import CompiledShapes, Rates, Speed
+
+FAST = Speed(1e-3, 2e10, "20 runs here")
+RATES = {"bf16": Rates("a chip", Speed(4e-3, 1e10, "20 runs here"), FAST, 20.0, 0.1)}
+SHAPE = ("model.width=32", "tokens=2000000", "optimizer.lr=1e-3,2e-3")
+BATCHES = "batch_size=8,16,32,64"
+
+
+@pytest.fixture
+def plan_of(request_of, facts, tmp_path):
+    def build(*overrides, context=64, device="cpu", rates=RATES, micro_batch=None, share=True, **launcher):
+        r = request_of(*SHAPE, f"model.context={context}", *overrides)
+        config = replace(r.config.launcher, workers=2, **launcher)
+        return make_plan(expand(r, facts), tmp_path / "runs", config, tmp_path, device, micro_batch, "x", rates, share=share)
+
+    return build
+
+
+def test_a_batch_sweep_compiles_one_pass(plan_of):
+    plan = plan_of(BATCHES)
+    (group,) = plan.groups
+    assert group.compile and group.shared_pass == 8 and len(plan.jobs()) == 8
+    assert {(job.key, job.shared_pass) for job in plan.jobs()} == {(group.key, 8)}
+    assert all(job.message()["shared_pass"] == 8 for job in plan.jobs())
+    text = plan.render()
+    assert "batch 8..64 by 8" in text and "3 compilations less" in text and max(map(len, text.splitlines())) < 100
+    trained = sum(RATES["bf16"].seconds(p, compiled=True) for p in plan.points)
+    assert group.seconds == pytest.approx((1 + SLOWER) * trained + 20.0 + 0.1)
+    assert sum(job.seconds for job in plan.jobs()) == pytest.approx((1 + SLOWER) * trained)
+    alone = plan_of("batch_size=64")
+    assert [g.shared_pass for g in alone.groups] == [None] and alone.points[0].id in {p.id for p in plan.points}
+    assert alone.jobs()[0].key != group.key
+
+
+@pytest.mark.parametrize("how", [
+    {"micro_batch": 64},  # said by hand
+    {"device": "cuda"},
+    {"devices_per_point": 2},
+    {"compile": "never"},
+    {"rates": {"bf16": replace(RATES["bf16"], compile_cold=0.2)}},  # a compilation costs less than the slower steps
+    {"rates": {"bf16": replace(RATES["bf16"], eager=FAST)}},  # nothing is worth compiling
+])  # fmt: skip
+def test_not_where_it_gains_nothing(plan_of, how):
+    groups = plan_of(BATCHES, **how).groups
+    assert len(groups) == 4 and not any(g.shared_pass for g in groups)
+
+
+def test_a_micro_batch_said_by_hand_is_one_step_too(plan_of):
+    groups = plan_of(BATCHES, micro_batch=16).groups
+    assert sorted(tuple(g.batches) for g in groups) == [(8,), (16,), (32, 64)]
+
+
+def test_a_batch_that_it_does_not_divide_keeps_its_own(plan_of):
+    plan = plan_of("batch_size=4,16,24,40,50")  # 4: fewer tokens than a pass has; 50: no common divisor
+    shared = {tuple(g.batches): g.shared_pass for g in plan.groups}
+    assert shared == {(4,): None, (50,): None, (16, 24, 40): 8} and LEAST_TOKENS == 8 * 64
+    assert len({g.key for g in plan.groups}) == 3
+
+
+def test_shapes_choose_for_themselves(plan_of):
+    plan = plan_of("batch_size=16,32", context="64,128")
+    assert sorted((g.points[0].shape.context, g.shared_pass) for g in plan.groups) == [(64, 8), (128, 4)]
+
+
+def test_steps_that_are_there_are_used(plan_of, tmp_path):
+    """A sweep begun with whole batches, or with a pass, goes on so: their libraries cost nothing."""
+    whole = {g.key for g in plan_of(BATCHES, micro_batch=64).groups}
+    marks = CompiledShapes(tmp_path)
+    for key in whole:
+        marks.add(key)
+    assert {g.key for g in plan_of(BATCHES).groups} == whole
+    (pass_,) = {g.key for g in plan_of("batch_size=128,256,512").groups}
+    marks.add(pass_)
+    assert {g.key for g in plan_of("batch_size=128,256").groups} == {pass_}
+
+
+def test_a_ramp_takes_the_pass_and_so_do_its_branches(plan_of):
+    ramp = ("schedule=wsd", "schedule.batch_ramp=[[500000,16]]", "schedule.warmup_tokens=65536", "batch_size=32,64",
+            "optimizer.weight_decay=0.1")  # fmt: skip
+    plan = plan_of(*ramp)
+    assert any(job.trunk for job in plan.jobs()) and {job.shared_pass for job in plan.jobs()} == {8}
+    assert len({job.key for job in plan.jobs()}) == 1
+    assert {g.shared_pass for g in plan_of(*ramp, share=False).groups} == {8}
+
+
+def test_of_says_none_where_it_divides_nothing(request_of, facts):
+    (point,) = expand(request_of("model.context=64", "batch_size=12"), facts)
+    kind = point.shape, point.precision
+    assert Passes(shared={kind: 8}).of(point) is None and Passes(shared={kind: 4}).of(point) == 4
+    assert Passes(shared={kind: 8}).key(point) == Passes().key(point) == Passes(micro_batch=12).key(point)
+    assert Passes().slower(point, True) == 1 and Passes(shared={kind: 4}).slower(point, True) == 1 + SLOWER
