@@ -7,11 +7,13 @@ from pathlib import Path
 
 from harness.config import LauncherConfig
 from harness.point import Point
+from sweeps import sharing
 from sweeps.jobs import Settings
 from sweeps.local import run
 from sweeps.plan import make_plan
 
 if __name__ == "__main__":
+    sharing.JOB_SECONDS, sharing.BYTES_PER_SECOND = 1e-6, 1e15  # trunks, however little they save
     spec = json.loads(Path(sys.argv[1]).read_text())
     paths = {k: Path(spec["settings"].pop(k)) for k in ("runs_dir", "cache", "logs")}
     settings = Settings(**paths, **spec["settings"])
