@@ -98,9 +98,9 @@ def prepare_plan(
         report(f"{path} is damaged: the rounds begin anew, by the results that are there")
     members, refined = _with_rounds(request, members, book, path)
     points, runs = [m.point for m in members], runs_dir(config, name)
-    reused = reusable(points, runs, sources(config, name, runs, report)) if take_over else {}
+    reused = reusable(points, runs, sources(config, name, runs, report), config.keep_weights) if take_over else {}
     if not dry_run:
-        reused = taken(points, runs, reused, config.launcher.lease_seconds)
+        reused = taken(points, runs, reused, config.launcher.lease_seconds, config.keep_weights)
     plan = make_plan(points, runs, config.launcher, cache, config.device, config.micro_batch, name, probe=probe,
                      reused=reused, **_halved(config))  # fmt: skip
     if refined:

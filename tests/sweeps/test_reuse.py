@@ -70,6 +70,26 @@ def test_a_run_of_another_point_is_not_taken(trained, tmp_path):
     assert found and not taken(points[:1], own, found, 60) and not own.exists()
 
 
+def test_weights_come_along_where_they_are_kept(tiny, launch, tmp_path):
+    points, config = tiny("optimizer.lr=1e-3,1e9", tokens=1024)
+    launch(points, config, "out/first", keep_weights=True)
+    launch(points, config, "out/none")
+    first, none, own = (tmp_path / "out" / name / "runs" for name in ("first", "none", "second"))
+    (diverged,) = (p for p in points if p.optimizer.lr == 1e9)
+    assert reusable(points, own, [none], weights=True) == {diverged.id: none / diverged.id}
+    found = reusable(points, own, [none, first], weights=True)
+    done, (kept,) = points[0].id, first.glob("*/weights.safetensors")
+    assert found[done] == kept.parent
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1])
+    assert taken(points, own, found, 60, weights=True).keys() == {diverged.id} and finished(own / done) is None
+    kept.write_bytes(whole)
+    assert taken(points, own, found, 60, weights=True).keys() == {*found}
+    assert (own / done / "weights.safetensors").read_bytes() == whole and finished(own / done) == "done"
+    plain = tmp_path / "out/third/runs"
+    assert taken(points, plain, found, 60).keys() == {*found} and not list(plain.rglob("weights.safetensors"))
+
+
 @pytest.mark.parametrize("seals", ["fewer", "more"])
 def test_only_what_a_run_seals_is_copied(trained, tmp_path, seals):
     points, _, first = trained
