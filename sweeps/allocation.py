@@ -165,7 +165,7 @@ def _to_do(share: list[Job], spec: dict, settings: Settings, states: dict[str, R
 def read_job(value: dict) -> Job:
     """Inverse of submit.job_dict."""
     points = tuple(Point.from_dict(p) for p in value["points"])
-    return Job(**{**value, "points": points, **{key: tuple(value[key]) for key in ("needs", "validate_at")}})
+    return Job(**{**value, "points": points, **{key: tuple(value[key]) for key in ("needs", "validate_at", "carries")}})
 
 
 def gave_up(state: RunState, attempts: dict[str, int]) -> bool:

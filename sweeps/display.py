@@ -154,7 +154,7 @@ def labels(points: Iterable[Point]) -> dict[str, str]:
 
 def trunk_labels(jobs: Iterable[Job]) -> dict[str, str]:
     """A short name for each trunk among the jobs."""
-    return {job.id: f"trunk of {count_noun(job.branches, 'point')} to step {job.last}" for job in jobs if job.trunk}
+    return {job.id: f"trunk of {count_noun(len(job.carries), 'point')} to step {job.last}" for job in jobs if job.trunk}
 
 
 def _short(value: object) -> str:

@@ -40,13 +40,13 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     run_dir = trunks_dir(settings["runs_dir"]) / message["job"] if trunk else Path(settings["runs_dir"]) / point.id
     lease = None
     try:
-        if ended := _ended(run_dir, message):
+        if ended := _ended(run_dir, message, Path(settings["runs_dir"])):
             return {"status": ended, "trained": False}
         lease = claim(run_dir, settings["lease_seconds"])
         if lease is None:
             return {"status": "busy", "trained": False}
         RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch).begin()
-        if ended := _ended(run_dir, message):  # since we looked, or with its point.yaml mended
+        if ended := _ended(run_dir, message, Path(settings["runs_dir"])):  # since we looked, or with its point.yaml mended
             return {"status": ended, "trained": False}
         status = _train(point, run_dir, message, settings, lease, tell, should_stop)
         result = read_json(run_dir / ("trunk.json" if trunk else "result.json")) or {}
@@ -69,10 +69,11 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
             lease.release()
 
 
-def _ended(run_dir: Path, message: dict) -> str | None:
-    """How it ended, if it has; a trunk pauses at its end."""
+def _ended(run_dir: Path, message: dict, runs_dir: Path) -> str | None:
+    """How it ended, if it has; a trunk pauses at its end, and is not trained for points that have ended meanwhile."""
     if message.get("trunk"):
-        return "paused" if trunks.ended(run_dir, message.get("validate_at", ())) else None
+        there = trunks.ended(run_dir, message.get("validate_at", ()))
+        return "paused" if there or trunks.in_vain(runs_dir, message["job"], message.get("carries", ())) else None
     return finished(run_dir)
 
 

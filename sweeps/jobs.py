@@ -27,7 +27,8 @@ class Job:
     start         id of the trunk whose checkpoint it begins from, at step `first`; where that is not to be had, from the
                   beginning
     validate_at   steps at which it validates beside its point's own
-    trunk         whether it is one: `branches` points go through it, its run lies among the trunks (trunks.py)
+    trunk         whether it is one: its run lies among the trunks (trunks.py)
+    carries       ids of the points that go through a trunk
     root          the first trunk on the way of a point
     shared_pass   sequences of the pass that its batches have in common with those of other points (passes.py)
     """
@@ -44,7 +45,7 @@ class Job:
     first: int = 0
     validate_at: tuple[int, ...] = ()
     trunk: bool = False
-    branches: int = 0
+    carries: tuple[str, ...] = ()
     root: str | None = None
     shared_pass: int | None = None
 
@@ -69,7 +70,7 @@ class Job:
     def message(self) -> dict:
         """What a worker needs to know, in JSON (execute.py)."""
         return {"job": self.id, "point": self.points[0].to_dict(), "compile": self.compile, "until": self.until,
-                "start": self.start, "validate_at": list(self.validate_at), "trunk": self.trunk,
+                "start": self.start, "validate_at": list(self.validate_at), "trunk": self.trunk, "carries": list(self.carries),
                 "root": self.root, "shared_pass": self.shared_pass}  # fmt: skip
 
     def alone(self) -> Job:

@@ -46,7 +46,9 @@ def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str,
 
     The first trunk is that of all `points`, finished ones too, so that it does not depend on what was left when.
     """
-    fresh = [p for p in left if states[p.id].status != "running" and not _has_checkpoint(runs_dir / p.id)]
+    begun = _begun(runs_dir)
+    fresh = [p for p in left if states[p.id].status != "running"
+             and not (p.id in begun and _has_checkpoint(runs_dir / p.id))]  # fmt: skip
     there = known(runs_dir)
     if len(fresh) < 2 and not there:
         return EMPTY, {}
@@ -59,8 +61,19 @@ def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str,
     forest = common_beginnings(fresh, 1.0, worth, there)
     if not forest.start:
         return EMPTY, {}
-    roots = common_beginnings(list(points)).root
-    return forest, {i: roots.get(i, forest.root[i]) for i in forest.start}
+    points = list(points)
+    if there or len(fresh) < len(points):
+        roots = common_beginnings(points).root
+        return forest, {i: roots.get(i, forest.root[i]) for i in forest.start}
+    return forest, forest.root
+
+
+def _begun(runs_dir: Path) -> set[str]:
+    """Names of the run directories."""
+    try:
+        return set(os.listdir(runs_dir))
+    except OSError:
+        return set()
 
 
 def _has_checkpoint(run_dir: Path) -> bool:
@@ -108,19 +121,19 @@ def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates:
         return Job(name, (point,), group.key, group.compile, seconds, needs, start=start, first=first,
                    shared_pass=passes.of(point) if group.compile else None, **more)  # fmt: skip
 
-    branches = _branches(forest)
+    carried = _carried(forest)
     trunks = [job(t.id, t.point, t.parent, t.steps, until=t.steps, validate_at=t.validate_at, trunk=True,
-                  branches=branches[t.id]) for t in forest.trunks.values() if t.id not in forest.finished]  # fmt: skip
+                  carries=tuple(carried[t.id])) for t in forest.trunks.values() if t.id not in forest.finished]  # fmt: skip
     points = [job(p.id, p, forest.start.get(p.id), p.steps, root=roots.get(p.id)) for group in groups for p in group.points]
     return _with_chains([*trunks, *points])
 
 
-def _branches(forest: Forest) -> dict[str, int]:
-    """Points that go through each trunk."""
-    found = dict.fromkeys(forest.trunks, 0)
-    for name in forest.start.values():
+def _carried(forest: Forest) -> dict[str, list[str]]:
+    """Ids of the points that go through each trunk."""
+    found = {name: [] for name in forest.trunks}
+    for point, name in forest.start.items():
         while name:
-            found[name] += 1
+            found[name].append(point)
             name = forest.trunks[name].parent
     return found
 

@@ -51,6 +51,12 @@ def ended(folder: Path, validate_at: Iterable[int]) -> bool:
     return found is not None and set(validate_at) <= set(found[1])
 
 
+def in_vain(runs_dir: Path, name: str, carries: Collection[str]) -> bool:
+    """Whether all points that this trunk was planned for have ended, and nobody else needs it: another launch was faster,
+    and may have deleted it."""
+    return bool(carries) and all(finished(runs_dir / i) for i in carries) and not needed(runs_dir, name)
+
+
 def _names(runs_dir: Path) -> list[str]:
     try:
         return [name for name in os.listdir(trunks_dir(runs_dir)) if not name.startswith(".")]
@@ -87,7 +93,7 @@ def trunk_report(jobs: Iterable[Job], runs_dir: Path, lease_seconds: float) -> l
     jobs = list(jobs)
     states = job_states([job for job in jobs if job.trunk], runs_dir, lease_seconds)
     return [{"trunk": job.id, "status": states[job.id].status, "step": states[job.id].step, "steps": job.last,
-             "points": job.branches, "waiting": [b.id for b in jobs if job.id in b.needs and not b.trunk]}
+             "points": len(job.carries), "waiting": [b.id for b in jobs if job.id in b.needs and not b.trunk]}
             for job in jobs if job.trunk]  # fmt: skip
 
 
