@@ -45,7 +45,7 @@ class State:
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
                          "precision": point.precision, "torch": torch.__version__,
                          "shared_pass": runtime.shared_pass if group.world == 1 else None}  # fmt: skip
-        found = self._own() or self._trunk()
+        found = self._agreed(self._own() or self._trunk())
         if found:
             self._take_facts(*found[1:])
         elif checkpoints(run.path):
@@ -58,6 +58,15 @@ class State:
             self.weights = self.stepper.place_weights(initial_weights(point, "cpu"))
             self.m, self.v = self.stepper.zeros(), self.stepper.zeros()
         self._mark = time.perf_counter()
+
+    def _agreed(self, found: tuple[dict, dict, list[str]] | None) -> tuple[dict, dict, list[str]] | None:
+        """What rank 0 found too: the others read the same files, which may be deleted meanwhile. Raises RuntimeError where
+        one has not got what rank 0 begins from: the attempt fails, the next one reads again."""
+        mine = found[1]["step"] if found else 0
+        (step,) = self.group.agree(mine)
+        if step and step != mine:
+            raise RuntimeError(f"rank {self.group.rank} does not find the checkpoint of step {step} that rank 0 begins from")
+        return found if step else None
 
     def _own(self) -> tuple[dict, dict, list[str]] | None:
         """The newest whole checkpoint. A trunk that has not validated where its branches do begins anew."""
@@ -76,6 +85,7 @@ class State:
             return None
         found, own = read_checkpoint(Path(start)), {*self.point.validation_steps, *self.runtime.validate_at}
         wrong = ("has no whole checkpoint" if found is None else
+                 "holds something else" if not _is_trunk(found[1], Path(start).name) else
                  "was trained on another device" if found[1]["numerics"]["device"] != self.runtime.device else
                  "has not validated where this run does" if not _measured(found, own) else "")  # fmt: skip
         if wrong:
@@ -142,7 +152,8 @@ class State:
             return
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        facts = {"numerics": self.numerics, "seconds": self.seconds, "micro_batch": self.micro_batch,
+        facts = {"run": self.run.path.name, "until": self.runtime.until, "numerics": self.numerics,
+                 "seconds": self.seconds, "micro_batch": self.micro_batch,
                  "device_seconds": self.device_seconds, "trunk": self.trunk, "first": self.first,
                  "diverged": self.diverged, "largest_batch": self.point.largest_batch}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
@@ -180,6 +191,11 @@ class State:
         """The first step of a shape and batch compiles; the time since the last call of `clock` is no time of this point."""
         now = time.perf_counter()
         self.compile_seconds, self._mark = self.compile_seconds + now - self._mark, now
+
+
+def _is_trunk(facts: dict, name: str) -> bool:
+    """Whether a checkpoint with these facts is the end of the trunk `name`, which stands for its steps (sweeps/paths.py)."""
+    return facts.get("run") == name and (facts["step"] == facts.get("until") or bool(facts.get("diverged")))
 
 
 def _measured(found: tuple[dict, dict, list[str]], steps: set[int]) -> bool:
