@@ -1,6 +1,8 @@
 """Ratios to numbers: tau, tokens, batch, warm-up; what contradicts or is missing is named."""
 
 import dataclasses
+import functools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from harness.point import Point
 from harness.resolve import DataFacts, resolve
 from models.shape import LlamaShape
 
-from .helpers import FACTS, point
+from .helpers import FACTS, config, point
 
 
 def power_lines_point(**changes) -> Point:
@@ -46,22 +48,40 @@ def test_no_weight_decay_has_no_tau():
     assert point("optimizer.weight_decay=0").columns()["tau"] is None
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    tau=st.floats(1e-3, 1e2),
-    lr=st.floats(1e-5, 1.0),
-    width=st.sampled_from([32, 64, 256]),
-    tpp=st.floats(1, 200),
-    name=st.sampled_from(["standard", "mup", "completep", "standard_embedding"]),
-    mode=st.sampled_from(["coupled", "independent"]),
-)
+@functools.cache
+def asked(horizon: str, name: str) -> Config:
+    """A config that gives tau and this horizon; composing one takes longer than all else here."""
+    return config("tau=0.1", f"{horizon}=100000", f"parameterization={name}")
+
+
+def resolved(tau, lr, width, name, mode, **horizon) -> Point:
+    c = asked(*horizon, name)
+    model, optimizer = replace(c.model, width=width), replace(c.optimizer, lr=lr, weight_decay_mode=mode)
+    return resolve(replace(c, tau=tau, model=model, optimizer=optimizer, **horizon), FACTS)
+
+
+RATIOS = {"tau": st.floats(1e-3, 1e2), "lr": st.floats(1e-5, 1.0), "width": st.sampled_from([32, 64, 256]),
+          "tpp": st.floats(1, 200), "name": st.sampled_from(["standard", "mup", "completep", "standard_embedding"]),
+          "mode": st.sampled_from(["coupled", "independent"])}  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(**RATIOS)
 def test_tau_asked_is_tau_had(tau, lr, width, tpp, name, mode):
-    p = point(f"tau={tau}", f"optimizer.lr={lr}", f"model.width={width}", f"tpp={tpp}", f"parameterization={name}",
-              f"optimizer.weight_decay_mode={mode}")  # fmt: skip
+    p = resolved(tau, lr, width, name, mode, tpp=tpp)
     assert p.tau == pytest.approx(tau, rel=1e-9)
     # a recipe in ratios means the same as the numbers it resolved to
-    again = point(f"tau={p.tau!r}", f"optimizer.lr={p.optimizer.lr!r}", f"model.width={width}", f"tokens={p.tokens}",
-                  f"parameterization={name}", f"optimizer.weight_decay_mode={mode}")  # fmt: skip
+    again = resolved(p.tau, p.optimizer.lr, width, name, mode, tokens=p.tokens)
+    assert again.steps == p.steps and again.tau == pytest.approx(p.tau)
+
+
+@settings(max_examples=5, deadline=None)
+@given(**RATIOS)
+def test_a_recipe_typed_means_the_same(tau, lr, width, tpp, name, mode):
+    words = f"model.width={width}", f"parameterization={name}", f"optimizer.weight_decay_mode={mode}"
+    p = point(f"tau={tau}", f"optimizer.lr={lr}", f"tpp={tpp}", *words)
+    assert p == resolved(tau, lr, width, name, mode, tpp=tpp)
+    again = point(f"tau={p.tau!r}", f"optimizer.lr={p.optimizer.lr!r}", f"tokens={p.tokens}", *words)
     assert again.steps == p.steps and again.tau == pytest.approx(p.tau)
 
 
