@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +19,7 @@ from analysis.table import read_runs
 from harness.compose import compose
 from harness.curve import curve_columns
 from harness.errors import UserError
-from harness.rundir import RunDirectory, finished, read_status
+from harness.rundir import RunDirectory, finished, read_point, read_status
 from sweeps.expand import expand_members
 from sweeps.halving import Halving, chained
 from sweeps.launch import prepare_plan, run_plan
@@ -29,7 +28,7 @@ from sweeps.prune import prune, reopen
 from sweeps.status import render_status, status
 from sweeps.stopping import PRIOR, Shift, judge, moved, noise_of
 
-from ..launches import result, table
+from ..launches import Background, result, table
 
 X = np.log(2.0) * np.arange(-11, -2)  # nine values, each twice the one before
 
@@ -276,7 +275,7 @@ def test_the_cheapest_slice_is_trained_in_full_and_tells_of_the_others(sweep):
     assert len(planned.plan.until) == 9 and "1 slice, the cheapest, in full" in planned.plan.notes[-1]
     train(planned.plan)
     group, stage = planned.halving.groups[0], 0
-    belief = planned.halving._belief(group.cuts[0], stage)
+    belief = planned.halving.rungs.belief(group.cuts[0], stage)
     assert belief.mean == pytest.approx(-0.3 / 2, abs=0.05) and belief.counts == 2  # one slice, and the prior
 
 
@@ -314,17 +313,18 @@ def test_wrong_requests(words, tmp_path):
 # ---- training
 
 
-TINY = ["model.width=16", "model.depth=1", "model.head_dim=8", "model.context=32", "batch_size=4", "precision=fp32",
+TINY = ["model.depth=1", "model.head_dim=8", "model.context=32", "batch_size=4", "precision=fp32",
         "validation.tokens=512", "data=markov", "data.tokens=200000", "data.states=16", "launcher.compile=never",
         "tokens=12288", "device=cpu", "launcher.workers=2"]  # fmt: skip
 # Low ones cannot win, high ones diverge.
-LRS = [1e-5, 3e-5, 1e-4, 3e-4, 2e-3, 6e-3, 2e-2, 6e-2, 30]
-FILE = f"# @package _global_\nsweep:\n  name: mine\n  axes:\n    optimizer.lr: {LRS}\n"
+LRS, WIDTHS = [1e-5, 3e-5, 1e-4, 3e-4, 2e-3, 6e-3, 2e-2, 6e-2, 30], [16, 24]
+FILE = f"# @package _global_\nsweep:\n  name: mine\n  axes:\n    model.width: {WIDTHS}\n    optimizer.lr: {LRS}\n"
+FIRST, SECOND = 24, 48  # steps of the rungs, of 96
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(folder, words(out, *more)): a sweep trained in full (in grid) and halved (in halved)."""
+    """(folder, words(out, *more)): a sweep of two slices, trained in full (in grid) and halved (in halved)."""
     folder = tmp_path_factory.mktemp("halving")
     (folder / "configs" / "sweep").mkdir(parents=True)
     (folder / "configs" / "sweep" / "mine.yaml").write_text(FILE)
@@ -342,14 +342,15 @@ def trained(tmp_path_factory):
 def test_runs_that_paused_are_as_if_they_had_not(trained):
     folder, _ = trained
     kept = [run for run in (folder / "halved/runs").iterdir() if read_status(run)["status"] != "pruned"]
-    assert 5 <= len(kept) < 9
+    assert 10 <= len(kept) < 18
     for run in kept:
         calm = folder / "grid/runs" / run.name
         assert (run / "curve.parquet").read_bytes() == (calm / "curve.parquet").read_bytes()
         assert result(run) == result(calm) and not list(run.glob("checkpoints/*.safetensors"))
     want, got = table(folder / "grid/runs"), table(folder / "halved/runs")
-    best = want.loc[want.loss.idxmin(), "run_id"]
-    assert got.loc[got.loss.idxmin(), "run_id"] == best
+    for width in WIDTHS:
+        full, half = (frame[frame.width == width] for frame in (want, got))
+        assert half.loc[half.loss.idxmin(), "run_id"] == full.loc[full.loss.idxmin(), "run_id"]
 
 
 def test_tables_and_fits_take_pruned_runs_as_censored(trained):
@@ -360,39 +361,87 @@ def test_tables_and_fits_take_pruned_runs_as_censored(trained):
     assert (pruned.tokens < pruned.steps * pruned.batch_tokens).all() and not frame.attrs["damaged"]
     optima = [fit(read_runs(folder / out / "runs"), "lr") for out in ("grid", "halved")]
     assert any("pruned" in note for note in optima[1].notes) and not any("pruned" in note for note in optima[0].notes)
-    (full,), (half,) = (found.optima for found in optima)
-    assert full["verdict"] == half["verdict"]
-    if full["value"] is not None and full["low"] is not None:
-        assert full["low"] <= half["value"] <= full["high"] or half["low"] <= full["value"] <= half["high"]
+    for full, half in zip(*(found.optima for found in optima), strict=True):
+        assert full["verdict"] == half["verdict"] == "interior"
+        assert 1 / 3 < half["value"] / full["value"] < 3  # a step of the grid, whose losses are single runs
+        lost = pruned[pruned.params == half["given"]["params"]].lr
+        assert len(lost) and not lost.between(half["low"], half["high"]).any()  # they bound the range
 
 
-def test_killed_at_any_time_the_same_comes_out_and_the_grid_finishes_it(trained, tmp_path):
+# Stands still, workers first, at a moment that is told by what has happened and not by the clock: where two points of each
+# slice have paused at the step `moment` (of no slice more begin for that meanwhile), or at the second point to be stopped.
+STANDING = """
+import os, signal, sys
+from collections import Counter
+from harness.compose import compose
+from sweeps import halving, launching
+from sweeps.launch import prepare_plan, run_plan
+
+moment, folder, words = sys.argv[1], sys.argv[2], sys.argv[3:]
+launches, paused, pruned = [], Counter(), []
+ready, end_of, prune = launching.Launch.ready, launching.Launch._paused, halving.prune
+
+def stand():
+    for worker in launches[0].workers:
+        os.kill(worker.process.pid, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def holding(self):
+    launches[:] = [self]
+    return {i: job for i, job in ready(self).items()
+            if str(job.until) != moment or paused[job.points[0].shape.width] < 2}
+
+def counting(self, job, *more):
+    end_of(self, job, *more)
+    paused[job.points[0].shape.width] += str(job.until) == moment
+    if min(paused[16], paused[24]) >= 2:
+        stand()
+
+def pruning(*args):
+    pruned.append(args)
+    if moment == "prune" and len(pruned) == 2:
+        stand()
+    return prune(*args)
+
+launching.Launch.ready, launching.Launch._paused, halving.prune = holding, counting, pruning
+planned = prepare_plan(compose(words, "sweep", folder), report=print, probe=False)
+sys.exit(run_plan(planned, quiet=True).exit_status)
+"""
+
+
+def decisions(runs):
+    """{run id: (status, step, reason)}"""
+    return {run.name: tuple(read_status(run).get(k) for k in ("status", "step", "reason")) for run in runs.iterdir()}
+
+
+def test_killed_in_mid_rung_of_two_slices_the_same_comes_out_and_the_grid_finishes_it(trained):
     folder, words = trained
-    code = ("import sys; from harness.compose import compose; from sweeps.launch import *; "
-            "planned = prepare_plan(compose(sys.argv[2:], 'sweep', sys.argv[1]), report=print); "
-            "sys.exit(run_plan(planned, quiet=True).exit_status)")  # fmt: skip
-    chosen = words("killed", "sweep.strategy=halving", "checkpoint_seconds=0.05")
-    runs = folder / "killed/runs"
-    command = [sys.executable, "-c", code, str(folder / "configs"), *chosen]
+    runs, chosen = folder / "killed/runs", words("killed", "sweep.strategy=halving", "checkpoint_seconds=0.05")
+    command = [sys.executable, "-c", STANDING]
 
-    def paused():
-        return [p for p in runs.glob("*/status.json") if "paused" in p.read_text()]
+    def pauses(step):
+        """How many points of each slice are paused at `step`."""
+        said = [(read_point(run).shape.width, read_status(run)) for run in runs.iterdir()]
+        return [sum(width == w and s["step"] == step and (s.get("reason") or {}).get("type") == "paused" for w, s in said)
+                for width in WIDTHS]  # fmt: skip
 
-    def pruned():
-        return [p for p in runs.glob("*/status.json") if "pruned" in p.read_text()]
-
-    for reached in (lambda: len(paused()) > 3, pruned):
-        launch = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 600
-        while not reached() and launch.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        launch.send_signal(signal.SIGKILL)
-        launch.wait()
-        assert reached()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    for moment in (FIRST, "prune", SECOND):
+        launch = subprocess.Popen([*command, str(moment), folder / "configs", *chosen], stdout=subprocess.DEVNULL)
+        try:
+            _, state = os.waitpid(launch.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(state)
+        finally:
+            for pid in Background.children(launch.pid):
+                os.kill(pid, signal.SIGKILL)
+            launch.kill()
+            launch.wait()
+        stopped = sum(status == "pruned" for status, *_ in decisions(runs).values())
+        assert stopped == 1 if moment == "prune" else all(2 <= n <= 4 for n in pauses(moment))
+    assert subprocess.run([*command, "never", folder / "configs", *chosen], stdout=subprocess.DEVNULL).returncode == 0
+    assert decisions(runs) == decisions(folder / "halved/runs")
     pd.testing.assert_frame_equal(table(runs), table(folder / "halved/runs"), check_exact=True)
     grid = prepare_plan(compose(words("killed"), "sweep", folder / "configs"), report=lambda _: None, probe=False)
-    assert len(grid.plan.left) == len(pruned())
+    assert len(grid.plan.left) == sum(status == "pruned" for status, *_ in decisions(runs).values())
     summary = run_plan(grid, quiet=True)
-    assert summary.exit_status == 0 and not pruned()
+    assert summary.exit_status == 0 and not any(status == "pruned" for status, *_ in decisions(runs).values())
     pd.testing.assert_frame_equal(table(runs), table(folder / "grid/runs"), check_exact=True)
