@@ -48,24 +48,29 @@ def test_a_launch_gives_each_point_its_time_once(tiny, launch, corpus, tmp_path)
 
 
 def test_a_worker_that_hangs_is_killed(tiny, launch, corpus, tmp_path, monkeypatch):
+    """One of which the launcher has heard: until then it would wait for data and checkpoints, BEGIN_SECONDS. Its time is up
+    when it hangs, not before."""
     points, config = tiny("seed=0", tokens=2 * LONG)
-    monkeypatch.setattr(pool, "OVERDUE_SECONDS", 0.5)
-    run_dir, stopped = tmp_path / "out/runs" / points[0].id, []
+    monkeypatch.setattr(pool, "OVERDUE_SECONDS", 0.0)
+    run_dir, stopped, heard = tmp_path / "out/runs" / points[0].id, [], threading.Event()
+    hear = pool.Worker.hear
+    monkeypatch.setattr(pool.Worker, "hear", lambda *progress: (hear(*progress), heard.set()))
 
     def hang():
         while not done.wait(0.02):
-            if list(run_dir.glob("checkpoints/step-*")):
+            if heard.is_set() and list(run_dir.glob("checkpoints/step-*")):
                 break
         else:
             return
         stopped.append(newest_attempt(run_dir).pid)
         os.kill(stopped[0], signal.SIGSTOP)
+        monkeypatch.setattr(pool, "OVERDUE_SECONDS", -500.0)
 
     done = threading.Event()
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        summary = launch(points, config, workers=1, point_seconds=3.0, checkpoint_seconds=0.1)
+        summary = launch(points, config, workers=1, point_seconds=500.0, checkpoint_seconds=0.1)
     finally:
         done.set()
         thread.join()
@@ -75,7 +80,8 @@ def test_a_worker_that_hangs_is_killed(tiny, launch, corpus, tmp_path, monkeypat
     assert stopped and (summary.done, summary.failed, summary.attempts) == (0, 1, 1)
     found = read_status(run_dir)
     assert found["status"] == "failed" and found["reason"]["type"] == "time_limit"
-    assert "launcher.point_seconds=3" in found["reason"]["message"] and "no answer" in found["reason"]["message"]
+    assert "launcher.point_seconds=500" in found["reason"]["message"] and "no answer" in found["reason"]["message"]
+    monkeypatch.setattr(pool, "OVERDUE_SECONDS", 30.0)
     assert launch(points, config, workers=1, point_seconds=1000.0).done == 1
     assert train(points[0], tmp_path / "calm", corpus, checkpoint_seconds=30.0)["status"] == "done"
     assert_same_runs(tmp_path / "calm/runs", tmp_path / "out/runs")
