@@ -15,19 +15,16 @@ from harness.point import Point
 from harness.supervisor import check_devices
 from sweeps.engines import check_launcher, trains_here
 from sweeps.jobs import Job
-from sweeps.passes import LEAST_TOKENS, SLOWER, Passes, choose_passes, compilation
+from sweeps.passes import Passes, choose_passes, compilation
 from sweeps.prefix import Forest, Trunk
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
+from sweeps.rendering import render
 from sweeps.sharing import EMPTY, Stretch, find_trunks, keys_that_share, make_jobs, stretches_of
-from sweeps.status import FAILED, RunState, read_states
-from sweeps.text import count_noun, duration, quantity, table
+from sweeps.status import RunState, read_states
+from sweeps.text import duration
 
 CHECKPOINT_BYTES = 12  # per parameter: weights and both moments of AdamW, fp32
 CHECKPOINTS_KEPT = 2  # of a run in progress: the newest and the one before it
-GROUPS_SHOWN = 12
-# A yardstick for sweeps that are not for this machine: one H100, dense bf16, at the share of its peak that trainers
-# of models of about 1B parameters publish.
-YARDSTICK_FLOPS, YARDSTICK_SHARE, YARDSTICK_FROM = 989e12, 0.4, 1e18
 
 
 @dataclass(frozen=True)
@@ -161,63 +158,7 @@ class Plan:
 
     def render(self) -> str:
         """The plan for people: under 100 columns."""
-        counts = self.counts
-        said = ", ".join(f"{counts[s]} {s}" for s in counts)
-        lines = [f"{self.name or 'sweep'}: {count_noun(len(self.points), 'point')} ({said}), {len(self.left)} to train"]
-        lines.append(f"runs in {self.runs_dir}")
-        for folder, count in Counter(path.parent for path in self.reused.values()).items():
-            lines.append(f"{count_noun(count, 'point')} taken from {folder}")
-        retried = sum(counts[s] for s in FAILED)
-        if retried:
-            lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {self.max_attempts} times each")
-        if not self.groups:
-            return "\n".join([*lines, "nothing left to do so far" if self.whole else "nothing left to do", *self._whole(),
-                              *self.notes])  # fmt: skip
-        lines.append("")
-        groups = sorted(self.groups, key=lambda g: -g.seconds)
-        rows = [[g.label, f"{g.points[0].precision}", str(len(g.points)), quantity(g.flops, "FLOP"),
-                 duration(g.seconds), "compile" if g.compile else "eager", g.reason]
-                for g in groups[:GROUPS_SHOWN]]  # fmt: skip
-        lines += table(["width x depth", "in", "points", "work", "1 worker", "step", "because"], rows)
-        if len(groups) > GROUPS_SHOWN:
-            rest = groups[GROUPS_SHOWN:]
-            lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "
-                         f"{duration(sum(g.seconds for g in rest))}")  # fmt: skip
-        lines += ["", *self._sharing(), *self._saving(), self._price(), *self._whole()]
-        if self.flops > YARDSTICK_FROM:
-            seconds = self.flops / (YARDSTICK_FLOPS * YARDSTICK_SHARE)
-            lines.append(f"one H100 at {YARDSTICK_SHARE:.0%} of its bf16 peak would take {duration(seconds)}")
-        lines += [line for precision, rates in self.rates.items() for line in _render_rates(precision, rates)]
-        lines += self.notes
-        return "\n".join(lines)
-
-    def _sharing(self) -> list[str]:
-        """What shared passes save and cost, in one line."""
-        less = sum(len(group.batches) - 1 for group in self.groups if group.shared_pass)
-        return [f"batch sizes share passes of {LEAST_TOKENS} tokens or more: {count_noun(less, 'compilation')} less, "
-                f"their steps about {SLOWER:.0%} slower"] if less else []  # fmt: skip
-
-    def _saving(self) -> list[str]:
-        """What shared beginnings save, in one line."""
-        if not self.forest.start:
-            return []
-        finished = len(self.forest.finished)
-        there = f", {finished} of them trained before" if finished else ""
-        share = self.flops_saved / max(self.flops + self.flops_saved, 1)
-        return [f"{count_noun(len(self.forest.start), 'point')} begin from {count_noun(len(self.forest.trunks), 'trunk')}"
-                f"{there}: {quantity(self.flops_saved, 'FLOP')} saved, {share:.0%}"]  # fmt: skip
-
-    def _price(self) -> str:
-        workers = count_noun(self.workers, "worker" if self.device == "cpu" else "GPU worker")
-        what = "so far" if self.whole else "in all"
-        return (f"{what} {quantity(self.flops, 'FLOP')}, about {duration(self.seconds)} on {workers}; "
-                f"checkpoints up to {quantity(self.checkpoint_bytes, 'B')}")  # fmt: skip
-
-    def _whole(self) -> list[str]:
-        """What all rounds take, in one line, where what they train is not known yet."""
-        if not self.whole:
-            return []
-        return [f"in all rounds up to {quantity(self.whole[0], 'FLOP')}, the budget, about {duration(self.whole[1])}"]
+        return render(self)
 
 
 def make_plan(
@@ -324,12 +265,3 @@ def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates
     reason = other if mode == "auto" else f"launcher.compile={mode}; {other}"
     shared = passes.of(points[0]) if chosen else None
     return Group(key, *left, chosen, reason, compiled if chosen else eager, shared)
-
-
-def _render_rates(precision: str, rates: Rates) -> list[str]:
-    lines = []
-    for name, speed in (("eager", rates.eager), ("compiled", rates.compiled)):
-        lines.append(f"{precision} {name}: {speed.overhead * 1e3:.2g} ms + work / {quantity(speed.rate, 'FLOP/s')} "
-                     f"a step and worker ({speed.source})")  # fmt: skip
-    return [*lines, f"on {rates.device}"[:99]] if lines else lines
-
