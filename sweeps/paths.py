@@ -20,8 +20,6 @@ import numpy as np
 from harness.hyper import rates
 from harness.point import SCHEMA, DataSpec, OptimizerSpec, Point, ValidationSpec, acting_multipliers
 from harness.schedule import shares
-from models.parameterization import Parameterization
-from models.shape import LlamaShape
 
 BLOCK = 512  # steps of one digest
 CHUNK = 32 * BLOCK  # steps that are computed at a time for digests
@@ -47,7 +45,7 @@ def constants(point: Point) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _acting(shape: LlamaShape, parameterization: Parameterization, optimizer: OptimizerSpec) -> tuple[str, str]:
+def _acting(shape, parameterization, optimizer: OptimizerSpec) -> tuple[str, str]:
     fixed = {k: v for k, v in vars(optimizer).items() if k not in ("lr", "weight_decay", "weight_decay_mode")}
     return json.dumps([SCHEMA, vars(shape), fixed], sort_keys=True)[:-1], acting_multipliers(shape, parameterization)
 
