@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from harness.passes import steps
 from harness.point import Point
-from models.shape import LlamaShape
 from sweeps.jobs import compile_key
 from sweeps.rate import Rates
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 LEAST_TOKENS = 512  # of a shared pass
 SLOWER = 0.1  # share by which steps of such passes take longer than whole ones; 0.02-0.11 was measured
-Kind = tuple[LlamaShape, str]  # (shape, precision)
+Kind = tuple[object, str]  # (shape, precision)
 
 
 @dataclass(frozen=True)
