@@ -28,7 +28,7 @@ from harness.private import keep_compiled_code, private_folder
 
 FOLDER = "steps"
 LEFT_SECONDS = 3600.0  # more than any compilation takes
-KEPT = 2000  # libraries, at most
+KEPT = 1000  # libraries of 1-2 MB, at most
 TRIES = 2  # of a library
 
 

