@@ -83,20 +83,21 @@ class State:
         start = self.runtime.start
         if not start:
             return None
+        name, first = Path(start).name, self.runtime.first
         found, own = read_checkpoint(Path(start)), {*self.point.validation_steps, *self.runtime.validate_at}
         wrong = ("has no whole checkpoint" if found is None else
-                 "holds something else" if not _is_trunk(found[1], Path(start).name) else
+                 "holds something else" if not _is_trunk(found[1], name, first) else
                  "was trained on another device" if found[1]["numerics"]["device"] != self.runtime.device else
                  "has not validated where this run does" if not _measured(found, own) else "")  # fmt: skip
         if wrong:
-            print(f"{self.point.id}: its trunk {Path(start).name} {wrong}, trained from the beginning", file=sys.stderr)
+            print(f"{self.point.id}: its trunk {name} {wrong}, trained from the beginning", file=sys.stderr)
             return None
         tensors, facts, damaged = found
         tensors["validation"] = torch.tensor([row for row in tensors["validation"].tolist() if row[0] in own],
                                              dtype=torch.float64).reshape(-1, 2)  # fmt: skip
         # Its micro-batch holds for this run where it was asked for, or memory had no room for its whole batch.
         held = facts["micro_batch"] < facts.get("largest_batch", 0)
-        new = {"seconds": 0.0, "device_seconds": 0.0, "first": facts["step"], "trunk": self.runtime.root or Path(start).name,
+        new = {"seconds": 0.0, "device_seconds": 0.0, "first": facts["step"], "trunk": self.runtime.root or name,
                "micro_batch": facts["micro_batch"] if held else self.micro_batch}  # fmt: skip
         return tensors, {**facts, **new}, damaged
 
@@ -152,10 +153,10 @@ class State:
             return
         tensors["log"] = self.log[: self.step]
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        facts = {"run": self.run.path.name, "until": self.runtime.until, "numerics": self.numerics,
-                 "seconds": self.seconds, "micro_batch": self.micro_batch,
-                 "device_seconds": self.device_seconds, "trunk": self.trunk, "first": self.first,
-                 "diverged": self.diverged, "largest_batch": self.point.largest_batch}  # fmt: skip
+        facts = {"run": self.run.path.name, "numerics": self.numerics, "seconds": self.seconds,
+                 "micro_batch": self.micro_batch, "device_seconds": self.device_seconds,
+                 "trunk": self.trunk, "first": self.first, "diverged": self.diverged,
+                 "largest_batch": self.point.largest_batch}  # fmt: skip
         write_checkpoint(self.run, self.step, tensors, facts)
         self.saved = self.step
         self.write_curve(self.step)
@@ -193,9 +194,9 @@ class State:
         self.compile_seconds, self._mark = self.compile_seconds + now - self._mark, now
 
 
-def _is_trunk(facts: dict, name: str) -> bool:
-    """Whether a checkpoint with these facts is the end of the trunk `name`, which stands for its steps (sweeps/paths.py)."""
-    return facts.get("run") == name and (facts["step"] == facts.get("until") or bool(facts.get("diverged")))
+def _is_trunk(facts: dict, name: str, first: int | None) -> bool:
+    """Whether a checkpoint with these facts is that of the trunk `name`, a hash of its steps, at its end, step `first`."""
+    return facts.get("run") == name and (first in (None, facts["step"]) or bool(facts.get("diverged")))
 
 
 def _measured(found: tuple[dict, dict, list[str]], steps: set[int]) -> bool:

@@ -58,6 +58,7 @@ class Runtime:
     point_seconds: float | None = None  # of training, all attempts together, after which the point is given up
     until: int | None = None  # step at which it pauses: a checkpoint, status pending, "paused"
     start: str | None = None  # run directory of a trunk, whose checkpoint it begins from where it has none of its own
+    first: int | None = None  # step of that checkpoint, unless the trunk diverged
     root: str | None = None  # the first trunk on the way there, which the result names; None: that of `start`
     trunk: bool = False  # it is one: it pauses where it diverges, too, so that its branches diverge there
     peak_flops: float | None = None  # FLOP/s of one core, or of the GPU, in matrix products of the point's precision

@@ -102,6 +102,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         point_seconds=settings["point_seconds"],
         until=message.get("until"),
         start=str(trunks_dir(settings["runs_dir"]) / start) if start else None,
+        first=message.get("first"),
         root=message.get("root"),
         trunk=message.get("trunk", False),
         peak_flops=known_peak(settings["cache"], device_name(settings["device"]), point.precision),

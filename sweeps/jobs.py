@@ -70,8 +70,8 @@ class Job:
     def message(self) -> dict:
         """What a worker needs to know, in JSON (execute.py)."""
         return {"job": self.id, "point": self.points[0].to_dict(), "compile": self.compile, "until": self.until,
-                "start": self.start, "validate_at": list(self.validate_at), "trunk": self.trunk, "carries": list(self.carries),
-                "root": self.root, "shared_pass": self.shared_pass}  # fmt: skip
+                "start": self.start, "first": self.first, "validate_at": list(self.validate_at), "trunk": self.trunk,
+                "carries": list(self.carries), "root": self.root, "shared_pass": self.shared_pass}  # fmt: skip
 
     def alone(self) -> Job:
         """The same from the beginning, its trunk not to be had."""
