@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,50 +10,18 @@ from pathlib import Path
 from harness.config import LauncherConfig
 from harness.point import Point
 from harness.supervisor import check_devices
+from sweeps.compiling import Group, decided, missing_for_compile
 from sweeps.engines import check_launcher, trains_here
 from sweeps.jobs import Job
-from sweeps.passes import Passes, choose_passes, compilation
+from sweeps.passes import Passes, choose_passes
 from sweeps.prefix import Forest, Trunk
 from sweeps.rate import START_SECONDS, CompiledShapes, Rates, cores, device_kind, gpu_names, measured_rates
 from sweeps.rendering import render
 from sweeps.sharing import EMPTY, Stretch, find_trunks, keys_that_share, make_jobs, stretches_of
 from sweeps.status import RunState, read_states
-from sweeps.text import duration
 
 CHECKPOINT_BYTES = 12  # per parameter: weights and both moments of AdamW, fp32
 CHECKPOINTS_KEPT = 2  # of a run in progress: the newest and the one before it
-
-
-@dataclass(frozen=True)
-class Group:
-    """Unfinished points of one shape, and what of them is still to be trained. `seconds`: on one worker, the compilation
-    included."""
-
-    key: str
-    points: tuple[Point, ...]
-    stretches: tuple[Stretch, ...]
-    compile: bool
-    reason: str
-    seconds: float
-    shared_pass: int | None = None  # sequences, where several batch sizes share one (passes.py)
-
-    @property
-    def batches(self) -> list[int]:
-        """Their batch sizes, in sequences."""
-        return sorted({size for point in self.points for _, size in point.stretches})
-
-    @property
-    def flops(self) -> int:
-        return sum(stretch.flops for stretch in self.stretches)
-
-    @property
-    def label(self) -> str:
-        point = self.points[0]
-        s = point.shape
-        sizes = "-".join(str(size) for _, size in point.stretches)
-        if self.shared_pass and len(batches := self.batches) > 1:
-            sizes = f"{batches[0]}..{batches[-1]} by {self.shared_pass}"
-        return f"{s.width}x{s.depth} context {s.context} batch {sizes}"
 
 
 @dataclass(frozen=True)
@@ -215,7 +180,7 @@ def make_plan(
 
     def group(key: str, mode: str) -> Group:
         members, steps = by_key[key]
-        return _group(key, members, steps, rates[members[0].precision], mode, workers, key in shapes, kind, passes)
+        return decided(key, members, steps, rates[members[0].precision], mode, workers, key in shapes, kind, passes)
 
     groups = {key: group(key, launcher.compile) for key in by_key}
     for keys in keys_that_share(forest, passes):  # branches have the numerics of their trunk
@@ -239,29 +204,3 @@ def worker_count(launcher: LauncherConfig, kind: str) -> int:
     width = launcher.threads * launcher.devices_per_point
     available = launcher.cpus or (width if launcher.name == "slurm" else len(cores()))
     return max(available // width, 1)
-
-
-def missing_for_compile(kind: str) -> str | None:
-    """What PyTorch's compiler needs on a CPU and does not find: a C++ compiler, Python's headers; None if all is there."""
-    if kind != "cpu":
-        return None
-    if not shutil.which(os.environ.get("CXX") or "g++"):
-        return "a C++ compiler (g++)"
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return None if headers.is_file() else "Python.h"
-
-
-def _group(key: str, points: list[Point], stretches: list[Stretch], rates: Rates, mode: str, workers: int, cached: bool,
-           kind: str, passes: Passes) -> Group:  # fmt: skip
-    """Compile where it repays itself: what it takes, once per worker, against what its faster steps save."""
-    left = tuple(points), tuple(stretches)
-    eager = sum(stretch.seconds(rates, compiled=False) for stretch in stretches)
-    if mode == "auto" and (missing := missing_for_compile(kind)):
-        return Group(key, *left, False, f"{missing} is missing here", eager)
-    compiled = compilation(passes.steps(points[0]), len(points), rates, workers, cached)
-    compiled += sum(stretch.seconds(rates, compiled=True) * passes.slower(stretch.point, True) for stretch in stretches)
-    chosen = compiled < eager if mode == "auto" else mode == "always"
-    other = f"eager takes {duration(eager)}" if chosen else f"compiled takes {duration(compiled)}"
-    reason = other if mode == "auto" else f"launcher.compile={mode}; {other}"
-    shared = passes.of(points[0]) if chosen else None
-    return Group(key, *left, chosen, reason, compiled if chosen else eager, shared)
