@@ -21,7 +21,7 @@ from sweeps.sbatch import check_request, check_values, minutes, parameters
 from sweeps.slurm import SlurmLaunch
 from sweeps.squeue import Entry
 from sweeps.status import RunState
-from sweeps.submit import job_dict
+from sweeps.submit import Submission, job_dict
 from sweeps.watching import LOSSES, Element
 
 
@@ -59,6 +59,18 @@ def test_what_needs_others_is_packed_apart_by_what_it_needs():
     assert names(apart) == [["t1"], ["t2"], ["a"], ["c"], ["b"], ["d"]]
     assert [(share.level, share.wave) for share in apart] == [(0, 0), (0, 0), (1, 0), (1, 0), (1, 1), (2, 0)]
     assert pack([job("a", needs=["done before"])], 8)[0].level == 0
+
+
+def test_as_many_arrays_as_waves_however_many_trunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(squeue, "call", lambda *command: None)
+    jobs = [job(f"t{i}", points=2) for i in range(100)] + [job(f"b{i}", needs=[f"t{i}"]) for i in range(100)]
+    submission, shares = Submission(settings(tmp_path), record(), "x", {}), pack(jobs, 2)
+    assert [len(part) for part in submission._arrays(shares, None)] == [100, *[7] * 7, 5]  # 13 or 9 points in pairs
+    assert [len(part) for part in submission._arrays(shares, 2)] == [100, 54]
+    for number, share in enumerate(shares[:100]):
+        submission.where[share.jobs[0].id] = f"7_{number}"
+    waits = [submission._dependency(part, ()) for part in submission._arrays(shares, None)]
+    assert waits[0] is None and waits[1].startswith("afterany:7_") and waits[1].count(":") == 13
 
 
 @pytest.mark.parametrize("limit, expected", [("30", 30), ("4:00:00", 240), ("1-0", 1440), ("1-12:30", 2190), ("90:30", 91),
