@@ -6,23 +6,27 @@ import json
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from analysis.table import read_runs
 from harness.checkpoint import checkpoints
+from harness.group import Alone
 from harness.rundir import read_status
+from harness.state import State
 from sweeps import sharing, trunks
 from sweeps.allocation import Part, _to_do, read_job
 from sweeps.display import Display
 from sweeps.execute import execute
 from sweeps.jobs import Settings, trunks_dir
 from sweeps.local import LocalLaunch, run
+from sweeps.packing import pack
 from sweeps.plan import make_plan
 from sweeps.rate import Rates, Speed
 from sweeps.status import render_status
 from sweeps.status import status as report_of
-from sweeps.submit import job_dict, pack
+from sweeps.submit import job_dict
 from sweeps.trunks import job_states, trunk_report
 
 from ..launches import result
@@ -52,9 +56,9 @@ def plan_of(tmp_path):
 def train(corpus, tmp_path):
     """(jobs, folder) -> what `execute` said of each, one after the other in this process."""
 
-    def one_by_one(jobs, name):
+    def one_by_one(jobs, name, **more):
         chosen = {"runs_dir": tmp_path / name / "runs", "cache": tmp_path / "cache", "logs": tmp_path / name / "logs",
-                  "corpora": {corpus.fingerprint: str(corpus.dir)}}  # fmt: skip
+                  "corpora": {corpus.fingerprint: str(corpus.dir)}, **more}  # fmt: skip
         settings = Settings(**chosen).to_dict()
         with contextlib.redirect_stderr(io.StringIO()):
             return [execute(job.message(), settings, lambda **_: None, lambda: False) for job in jobs]
@@ -161,6 +165,69 @@ def test_a_trunk_that_measured_less_is_trained_anew(pair, train, plan_of, tmp_pa
     assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
 
 
+def test_launches_that_validate_elsewhere_at_one_trunk(pair, tiny, plan_of, train, tmp_path):
+    """Each trains the trunk for what it measures itself; a branch whose trunk has not measured that trains alone."""
+    points, config, plan, trunk, branches = pair
+    more, _ = tiny(*WSD, "validation.fractions=[0.2,0.5]", tokens="8192,12288")
+    train(plan_of(more, config, "alone", share=False).jobs(), "alone")
+    other = plan_of(more, config, "shared")
+    theirs, *behind = other.jobs()
+    assert theirs.id == trunk.id and theirs.validate_at != trunk.validate_at and not {*more} & {*points}
+    for each in (plan, other):
+        trunks.need(each.jobs(), plan.runs_dir)
+    said = train([trunk, behind[0], branches[0], theirs, branches[1], behind[1]], "shared")
+    assert [m["status"] for m in said] == ["paused", "done", "done", "paused", "done", "done"]
+    assert [m.get("alone") for m in said] == [False, True, False, False, True, False]
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+
+
+def test_only_the_end_of_its_own_trunk_is_begun_from(pair, tiny, plan_of, train, tmp_path):
+    points, config, plan, trunk, branches = pair
+    others = plan_of(tiny(*WSD, "optimizer.lr=2e-2", tokens="8192,12288")[0], config, "others").jobs()
+    train([trunk], "shared")
+    train(others[:1], "others")
+    (own,), (foreign,) = (checkpoints(job.folder(tmp_path / name / "runs"))
+                          for job, name in ((trunk, "shared"), (others[0], "others")))  # fmt: skip
+    own.write_bytes(foreign.read_bytes())  # whole, but of other steps
+    assert train(branches[:1], "shared")[0]["alone"]
+    own.unlink()
+    train([replace(trunk, until=8)], "shared")  # its first steps: validated where it was due, but not at its end
+    assert train(branches[1:], "shared")[0]["alone"]
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+
+
+def test_ranks_begin_where_the_first_does():
+    class Second(Alone):
+        rank, leads = 1, False
+
+        def __init__(self, told):
+            self.told = told
+
+        def agree(self, *_):
+            return (self.told,)
+
+    def agreed(found, told):
+        return State._agreed(SimpleNamespace(group=Second(told)), found)
+
+    found = {}, {"step": 40}, []
+    assert agreed(found, 40) is found and agreed(found, 0) is None and agreed(None, 0) is None
+    for mine in (None, found):
+        with pytest.raises(RuntimeError, match="rank 1 does not find the checkpoint of step 60"):
+            agreed(mine, 60)
+
+
+def test_compiled_in_bf16_by_micro_batches(tiny, plan_of, train, tmp_path):
+    """Results are those of training alone there too."""
+    points, config = tiny(*WSD, "precision=bf16", tokens="2048,3072")
+    for name, share in (("alone", False), ("shared", True)):
+        jobs = [replace(job, compile=True) for job in plan_of(points, config, name, share=share).jobs()]
+        assert len(jobs) == 2 + share
+        said = train(jobs, name, micro_batch=2)
+        assert all(m["compiled"] and m["status"] in ("done", "paused") and not m["alone"] for m in said)
+    assert_equal(tmp_path / "alone/runs", tmp_path / "shared/runs")
+    assert {result(run)["micro_batch"] for run in (tmp_path / "shared/runs").iterdir()} == {2}
+
+
 def test_shapes_that_share_trunks_are_compiled_alike(tiny, tmp_path):
     """Two ramps of one first batch: what begins from a trunk keeps its numerics."""
     ramp = ("schedule=wsd", "schedule.batch_ramp=[[4096,2]]", *COMMON)
@@ -198,6 +265,8 @@ def test_trunks_go_when_nobody_needs_them(pair, train, tmp_path):
     train(branches[1:], "shared")
     trunks.clean(runs)
     assert not trunks_dir(runs).exists()
+    # A launch that had planned it before: nothing is trained for points that have ended.
+    assert train([trunk], "shared") == [{"status": "paused", "trained": False}]
     trunks.need(plan.jobs(), runs)
     (folder / trunks.NEEDED / "0123456789abcdef").touch()  # a point that somebody else plans
     trunks.clean(runs)
@@ -227,7 +296,8 @@ def test_slurm_keeps_trees_together_and_branches_of_lost_trunks_alone(pair, tiny
     assert [(share.level, share.needs) for share in shares] == [(0, frozenset())] * 2
     assert sorted(sum(not job.trunk for job in share.jobs) for share in shares) == [2, 3]
     apart = pack(both.jobs(), 1)  # a tree that is too large: what begins from a trunk waits for it
-    assert max(share.level for share in apart) == 2 and all(len(share.jobs) == 1 for share in apart)
+    assert sorted(map(sum, ((not job.trunk for job in share.jobs) for share in apart))) == [1] * 5
+    assert {share.level for share in apart} == {0, 1, 2} and apart[-1].needs <= {job.id for job in both.jobs() if job.trunk}
     settings = Settings(plan.runs_dir, tmp_path, tmp_path / "logs", {})
     spec = {"needs": {trunk.id: [trunk.id]}, "attempts": {}}
     states = job_states(branches, plan.runs_dir, 60)
