@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -427,10 +428,13 @@ def test_killed_in_mid_rung_of_two_slices_the_same_comes_out_and_the_grid_finish
 
     for moment in (FIRST, "prune", SECOND):
         launch = subprocess.Popen([*command, str(moment), folder / "configs", *chosen], stdout=subprocess.DEVNULL)
+        guard = threading.Timer(1200, launch.kill)
+        guard.start()
         try:
             _, state = os.waitpid(launch.pid, os.WUNTRACED)
             assert os.WIFSTOPPED(state)
         finally:
+            guard.cancel()
             for pid in Background.children(launch.pid):
                 os.kill(pid, signal.SIGKILL)
             launch.kill()
