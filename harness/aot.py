@@ -101,7 +101,11 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
         warnings.simplefilter("ignore")  # of PyTorch about itself
         graph = through_onednn(make_fx(function)(*example))
         exported = torch.export.export(graph, example, strict=False).module()
-        library = torch._inductor.aot_compile(exported, example, options={"aot_inductor.output_path": f"{scratch}/step.so"})
+        options = {"aot_inductor.output_path": f"{scratch}/step.so"}
+        # Precompiled headers would save a tenth of a compilation; they lie in /tmp, where another user may have put some.
+        if hasattr(torch._inductor.config.aot_inductor, "precompile_headers"):
+            options["aot_inductor.precompile_headers"] = False
+        library = torch._inductor.aot_compile(exported, example, options=options)
         path = _sealed(folder, key, Path(library))
         os.replace(library, path)
     return path

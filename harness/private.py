@@ -25,7 +25,9 @@ def compiled_folder(cache: str | os.PathLike) -> Path:
 
 
 def keep_compiled_code() -> None:
-    """Before anything is compiled: PyTorch's own default, /tmp/torchinductor_USER, may have been made by somebody else."""
+    """Before anything is compiled: PyTorch's own default, /tmp/torchinductor_USER, may have been made by somebody else.
+    Precompiled headers would lie there in any case."""
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         cache = os.environ.get("HYPERLAW_CACHE") or "~/.cache/hyperlaw"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder(Path(cache).expanduser().absolute()))

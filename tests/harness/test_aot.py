@@ -20,8 +20,10 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as m:
         m.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        m.setattr("torch._inductor.codecache._HEADER_DIR", str(folder / "headers"))
         assert load(torch.add, "sum", (A, B))(A, B).tolist() == [1, 2, 3]
     (library,) = (folder / "steps").iterdir()
+    assert not (folder / "headers").exists()  # by default in /tmp, whoever made it
     return library.read_bytes()
 
 
