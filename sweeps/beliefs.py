@@ -19,11 +19,11 @@ from analysis.optimum import Optimum, find_optima
 from analysis.options import PREDICTORS
 from analysis.slices import DECAY, GIVEN, Slice
 from analysis.spread import own_covariance
+from sweeps.basins import Near, bend_of, curvature_of, near_lowest, reach_of, rise_of
 from sweeps.cells import ANALYSES, Cell
-from sweeps.design import BEND, LawDesign
+from sweeps.design import BEND, POWERS, LawDesign
 from sweeps.expand import Member
 
-EXCESS = 0.08  # of the loss: runs farther up the basin are no use to a fit
 SCATTER, SCATTER_DOF = 0.07, 1.0  # of optima about a law, natural log, before any is known; and what that is worth
 OUTLIER = 2.5  # s.d. off the law from which a slice's optimum is doubted
 UNKNOWN_BEND = 0.3  # share of the basins' bend that slices of few values do not know
@@ -49,7 +49,8 @@ class Belief:
     verdict: str
     low: float = -math.inf
     high: float = math.inf
-    reach: float = math.inf
+    reach: tuple[float, float] = (math.inf, math.inf)  # how far below and above the centre runs are of use
+    terms: int = 0  # of the shape that `fit` has the slices share
 
     @property
     def step(self) -> float:
@@ -91,9 +92,10 @@ def _law(cells: list[Cell], rows, target, level: float) -> LawBelief:
     aim = {p: target.get(p, math.exp(np.mean([math.log(at[p]) for at in grid]))) for p in kept}
     inside = [o for o in optima.values() if o.verdict == "interior"]
     law = _fit(inside, kept)
+    near = near_lowest(optima.values())
     scatter = _scatter(inside, law, kept)
-    typical = _typical(inside, optima)
-    found = [_belief(cell, tried[cell.name], optima.get(cell.name), at, law, kept, scatter, typical)
+    typical = _typical(inside, optima, near)
+    found = [_belief(cell, tried[cell.name], optima.get(cell.name), at, law, kept, scatter, typical, near)
              for cell, at in zip(cells, places, strict=True)]  # fmt: skip
     _bound(found)
     x, u = design(places, kept), design([aim], kept)[0]
@@ -167,39 +169,35 @@ def _scatter(inside: list[Optimum], law, kept: list[str]) -> float:
 
 @dataclass(frozen=True)
 class Typical:
-    """Of a slice that nothing is known of: noise of a run, curvature per squared natural log, loss, bend."""
+    """Of a slice that nothing is known of: noise of a run, curvature per squared natural log, loss, bend, reach."""
 
     noise: float
     sharp: float
     loss: float
     bend: float
+    reach: tuple[float, float]
+    terms: int
 
 
-def _typical(inside: list[Optimum], optima: Mapping[str, Optimum]) -> Typical:
+def _typical(inside: list[Optimum], optima: Mapping[str, Optimum], near: Near) -> Typical:
     losses = [np.nanmin(np.where(o.slice.diverged, np.nan, o.slice.loss)) for o in optima.values()
               if not o.slice.diverged.all()]  # fmt: skip
     loss = float(np.median(losses)) if losses else math.nan
-    noises = [o.noise for o in optima.values() if np.isfinite(o.noise) and o.noise > 0]
+    noises = [near.noise_of(o) for o in optima.values() if np.isfinite(o.noise) and o.noise > 0]
     noise = float(np.median(noises)) if noises else NOISE * loss
-    sharp = [_curvature(o) for o in inside]
-    bent = [_bend(o) for o in inside if o.shape is not None]
-    bend = max(BEND, UNKNOWN_BEND * float(np.median(bent))) if bent else BEND
-    return Typical(noise, float(np.median(sharp)) if sharp else 0.01 * loss, loss, bend)
+    sharp = [curvature_of(o, near) for o in inside]
+    bent = [bend_of(o) for o in inside if o.shape is not None]
+    bend = max(BEND, float(np.median(bent))) if bent else BEND
+    curvature = float(np.median(sharp)) if sharp else 0.01 * loss
+    rise = rise_of(loss, noise)
+    reach = [reach_of(o, rise) for o in inside] or [(math.sqrt(rise / curvature) if losses else math.inf,) * 2]
+    down, up = (float(x) for x in np.median(reach, axis=0))
+    degrees = [float(o.shape @ np.arange(2, 2 + len(o.shape))) for o in inside if o.shape is not None]
+    terms = min(round(np.mean(degrees)), POWERS) - 2 if degrees else 0
+    return Typical(noise, curvature, loss, BEND if terms else max(BEND, UNKNOWN_BEND * bend), (down, up), terms)
 
 
-def _bend(o: Optimum) -> float:
-    """Of the fitted curve: its cubic term over its square, an octave to either side."""
-    octave = math.log(2)
-    low, middle, high = (float(o.curve(o.fitted + side * octave)) for side in (-1, 0, 1))
-    square = (low + high - 2 * middle) / 2
-    return abs(high - low) / (2 * octave * square) if square > 0 else 1 / octave
-
-
-def _curvature(o: Optimum) -> float:
-    return max(float(o.surface.beta[2] / o.surface.scale[0] ** 2), 1e-12)
-
-
-def _belief(cell, tried, optimum, at, law, kept, scatter, typical: Typical) -> Belief:
+def _belief(cell, tried, optimum, at, law, kept, scatter, typical: Typical, near: Near) -> Belief:
     step = math.log(cell.values[-1] / cell.values[0]) / (len(cell.values) - 1)
     expected, doubt = math.log(cell.values[0] * cell.values[-1]) / 2, math.log(cell.values[-1] / cell.values[0]) / 4
     if law is not None:
@@ -209,29 +207,33 @@ def _belief(cell, tried, optimum, at, law, kept, scatter, typical: Typical) -> B
             doubt = math.sqrt(float(u @ law.covariance @ u) + scatter**2)
     if optimum is None:
         return Belief(cell, tried, np.empty(0), np.empty(0, int), expected, doubt, typical.sharp, typical.noise,
-                      typical.bend, False, "untrained", reach=_reach(typical.loss, typical.sharp))  # fmt: skip
+                      typical.bend, False, "untrained", reach=typical.reach, terms=typical.terms)  # fmt: skip
     s = optimum.slice
     x, good = s.x[:, 0], ~s.diverged
     if not good.any():  # all diverged: less is the only way that is known to help
         return Belief(cell, tried, x[good], s.seed[good], x.min() - 2 * step, step, typical.sharp, typical.noise,
-                      typical.bend, False, "diverged", high=float(x.min()))  # fmt: skip
+                      typical.bend, False, "diverged", high=float(x.min()), terms=typical.terms)  # fmt: skip
     best = x[good][s.loss[good].argmin()]
     lost = np.setdiff1d(x[~good], x[good])
     low, high = max(lost[lost < best], default=-math.inf), min(lost[lost > best], default=math.inf)
-    own_noise = optimum.noise if np.isfinite(optimum.noise) and optimum.noise > 0 else typical.noise
+    own_noise = near.noise_of(optimum) if np.isfinite(optimum.noise) and optimum.noise > 0 else typical.noise
     inside = optimum.verdict == "interior"
     used = optimum.used if inside else good
-    curvature = _curvature(optimum) if inside else typical.sharp
+    curvature = curvature_of(optimum, near) if inside else typical.sharp
     if inside:
         centre = float(optimum.value[0])
+        if near.stands_for(optimum):
+            local = near.surfaces[id(optimum)]
+            used, vertex = local.used, float(local.vertex[0])
+            centre = vertex if s.x[used].min() < vertex < s.x[used].max() else centre
         off = abs(centre - expected) if law is not None and law.covariance is not None else 0.0
         doubt = float(optimum.se[0]) if np.isfinite(optimum.se[0]) else step / 2
         doubt = max(doubt, off) if off > OUTLIER * math.hypot(doubt, scatter) else doubt
     else:
         centre, doubt = _sought(optimum, x[good], best, step, expected, doubt, law is not None)
     centre = float(np.clip(centre, low, high))
-    return Belief(cell, tried, x[used], s.seed[used], centre, doubt, curvature, own_noise, typical.bend, inside,
-                  optimum.verdict, float(low), float(high), _reach(typical.loss, curvature))  # fmt: skip
+    return Belief(cell, tried, x[used], s.seed[used], centre, doubt, curvature, own_noise, typical.bend,
+                  inside, optimum.verdict, float(low), float(high), typical.reach, typical.terms)  # fmt: skip
 
 
 def _sought(optimum: Optimum, x, best, step, expected, doubt, known: bool) -> tuple[float, float]:
@@ -244,7 +246,3 @@ def _sought(optimum: Optimum, x, best, step, expected, doubt, known: bool) -> tu
     if best in (low, high):
         return float(best + (step if best == high else -step)), step
     return (expected, doubt) if known and low < expected < high else (float(best), step)
-
-
-def _reach(loss: float, curvature: float) -> float:
-    return math.sqrt(EXCESS * loss / curvature) if curvature > 0 and np.isfinite(loss) else math.inf

@@ -8,6 +8,7 @@ degrees of freedom. None lies outside the declared scales: there the law is the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ ANALYSES = {"optimizer.lr": "lr", "tau": "tau", "optimizer.weight_decay": "weigh
             "batch_tokens": "batch"}  # fmt: skip
 SCALES = ("model.width", "model.depth", "tokens", "tpp")
 CLOSEST = 1.15  # ratio of a scale between two to either
+ENOUGH = 12  # cells of a law, for which no closer ones are sought
+PASSES = 3
 LARGER = 4.0  # the target, where none is given: times the largest model (or the most tokens) of the grid
 
 
@@ -74,11 +77,21 @@ def declared_cells(members: list[Member], key: str) -> list[Cell]:
 
 
 def cells_between(request, cells: list[Cell], facts: Facts) -> list[Cell]:
-    """One cell halfway (in the log) between neighbours along each axis of scale, as far as there is such a model."""
+    """Cells halfway (in the log) between neighbours along each axis of scale, as far as there is such a model; then halfway
+    between those, while a law has fewer than ENOUGH."""
     axes = {axis.keys for grid in build_grids(request) for axis in grid if set(axis.keys) <= set(SCALES)}
+    found: list[Cell] = []
+    for turn in range(PASSES):
+        counts = Counter(cell.law for cell in [*cells, *found])
+        known = [cell for cell in [*cells, *found] if not turn or counts[cell.law] < ENOUGH]
+        found += _halves(request, known, sorted(axes), facts)
+    return found
+
+
+def _halves(request, cells: list[Cell], axes: list[tuple[str, ...]], facts: Facts) -> list[Cell]:
     known = {cell.name for cell in cells}
     found = []
-    for keys in sorted(axes):
+    for keys in axes:
         lines: dict[str, list[Cell]] = {}
         for cell in cells:
             if all(k in cell.rest for k in keys):

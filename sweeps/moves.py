@@ -13,7 +13,7 @@ import numpy as np
 
 from sweeps.beliefs import Belief
 from sweeps.cells import lattice
-from sweeps.design import Sums, vertex_variance
+from sweeps.design import POWERS, PRIOR, Sums, shape_terms, vertex_variance
 
 SIX = 6  # values that tell a bend
 RUNS = 3  # runs of a slice, at most, times those of the grid's
@@ -28,6 +28,7 @@ class Move:
     runs: tuple[tuple[float, int], ...]
     cost: float
     variance: float = field(compare=False)  # of the slice's optimum, afterwards
+    shape: tuple | None = field(default=None, compare=False)  # of the slice afterwards: design.shape_terms
 
 
 class Slots:
@@ -51,6 +52,10 @@ class Slots:
         for x, seed in zip(belief.x, belief.seed.tolist(), strict=True):
             self.taken[seed].add(self._nearest(x))
         self.variance = self._variance(sum(s.scatter for s in self.groups.values())) if belief.inside else math.inf
+        self.terms = belief.terms
+        self.fewest = 4 if self.terms else 3
+        self.others = np.zeros((self.terms, self.terms))  # what other slices tell of the shape
+        self.shape = self._shape() if self.terms else None
         self.count, self.distinct = len(belief.x), len(set().union(*self.taken.values()))
         self.most = RUNS * len(self.cell.values) * len(self.cell.seeds)
         self._best: dict[bool, Move | None] = {}
@@ -68,6 +73,20 @@ class Slots:
         b = self.belief
         return vertex_variance(np.asarray(scatter), b.curvature, b.noise, b.doubt, b.bend)
 
+    def _shape(self) -> tuple[np.ndarray, np.ndarray]:
+        total = sum((s.scatter for s in self.groups.values()), np.zeros((POWERS, POWERS)))
+        if not math.isfinite(self.variance):
+            return np.zeros(self.terms), np.zeros((self.terms, self.terms))
+        return shape_terms(total, self.terms, self.belief.curvature / self.belief.noise)
+
+    def _error(self, variance: np.ndarray, shape: tuple | None) -> np.ndarray:
+        """(...,) variance with the shape's share in it, as far as this slice and the others tell."""
+        if shape is None:
+            return variance
+        loading, told = shape
+        solved = np.linalg.solve(self.others + told + PRIOR * np.eye(self.terms), loading[..., None])[..., 0]
+        return variance + (loading * solved).sum(axis=-1)
+
     def apply(self, move: Move) -> None:
         self.tried = self.tried | set(move.runs)
         for value, seed in move.runs:
@@ -76,7 +95,7 @@ class Slots:
         for seed in seeds:
             sums = Sums.of(np.log([v for v, s in move.runs if s == seed]) - self.belief.centre)
             self.groups[seed] = self.groups[seed] + sums if seed in self.groups else sums
-        self.variance = move.variance
+        self.variance, self.shape = move.variance, move.shape
         self.count, self.distinct = self.count + len(move.runs), len(set().union(*self.taken.values()))
         self._best.clear()
 
@@ -106,7 +125,7 @@ class Slots:
         """Indices of values that were not tried, may hold the optimum's basin, would not diverge for what is known, and lie
         no more than a step beyond those used."""
         b = self.belief
-        low, high = max(b.low, b.centre - b.reach - b.step / 2), min(b.high, b.centre + b.reach + b.step / 2)
+        low, high = max(b.low, b.centre - b.reach[0] - b.step / 2), min(b.high, b.centre + b.reach[1] + b.step / 2)
         if used:
             first, last = math.log(min(used)), math.log(max(used))
             low, high = max(low, first - 2.01 * b.step), min(high, last + 2.01 * b.step)
@@ -136,11 +155,11 @@ class Slots:
         near = self._new(used)
         margin = min(b.doubt, b.step) / 2 + b.step / 8
         low, high = min(map(math.log, used), default=math.inf), max(map(math.log, used), default=-math.inf)
-        counts = (SIX, 5, 4, 3) if many and not used else (1, 2, 3)
+        counts = (SIX, 5, 4, 3) if many and not used else (1, 2, 3, 4)
         for count in counts:
-            if len(used) + count < 3 or len(near) < count:
+            if len(used) + count < self.fewest or len(near) < count:
                 continue
-            if count > 3:
+            if count > 4:
                 middle = np.sort(near[np.argsort(np.abs(self.log[near] - b.centre))][: 2 * SIX])
                 spaced = [v[np.round(np.linspace(0, len(v) - 1, count)).astype(int)] for v in (near, middle)]
                 options = np.unique(spaced, axis=0)
@@ -158,20 +177,24 @@ class Slots:
         for seed, picked in options:
             if not len(picked):
                 continue
-            rest = sum((s.scatter for k, s in self.groups.items() if k != seed), np.zeros((3, 3)))
+            rest = sum((s.scatter for k, s in self.groups.items() if k != seed), np.zeros((POWERS, POWERS)))
             sums = Sums.of(self.log[picked] - self.belief.centre)
             if seed in self.groups:
                 sums = sums + self.groups[seed]
-            after = self._variance(sums.scatter + rest)
+            total = sums.scatter + rest
+            own = self._variance(total)
+            shape = shape_terms(total, self.terms, self.belief.curvature / self.belief.noise) if self.terms else None
+            after = self._error(own, shape)
             at, size = int(np.argmin(after)), picked.shape[1]
             if not np.isfinite(after[at]):
                 continue
-            gain = math.log(self.variance / after[at]) / size if math.isfinite(self.variance) else 1 / (after[at] * size)
+            now = float(self._error(self.variance, self.shape)) if math.isfinite(self.variance) else math.inf
+            gain = math.log(now / after[at]) / size if math.isfinite(now) else 1 / (after[at] * size)
             if gain > score:
                 runs = tuple((self.values[i], seed) for i in picked[at])
                 if not self.tried.intersection(runs):
-                    best, score = Move(self.cell.name, self._kind(runs, used), runs, size * self.cell.flops,
-                                       float(after[at])), gain  # fmt: skip
+                    best, score = Move(self.cell.name, self._kind(runs, used), runs, size * self.cell.flops, float(own[at]),
+                                       (shape[0][at], shape[1][at]) if shape else None), gain  # fmt: skip
         return best
 
     def _kind(self, runs, used: set[float]) -> str:

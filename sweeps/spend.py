@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from sweeps.beliefs import LawBelief
+from sweeps.design import shape_variance
 from sweeps.moves import SIX, Move, Slots
 
 NOTHING = 20.0  # log half-width of a law that is not determined
@@ -27,21 +28,34 @@ class Thought:
     def __init__(self, laws: list[LawBelief], slots: list[list[Slots]] | None = None):
         self.laws = laws
         self.slots = slots or [[Slots(b) for b in law.cells] for law in laws]
+        for law in self.slots if slots is None else []:
+            told = sum((slot.shape[1] for slot in law if slot.terms), 0.0)
+            for slot in law:
+                slot.others = told - slot.shape[1] if slot.terms else slot.others
         self.where = {s.cell.name: (i, j) for i, law in enumerate(self.slots) for j, s in enumerate(law)}
 
     def copy(self) -> Thought:
         return Thought(self.laws, [[slot.copy() for slot in law] for law in self.slots])
 
-    def log_half(self, i: int, j: int | None = None, variance: float = math.nan) -> float:
-        """Log half-width of law i, with the variance of its cell j replaced."""
+    def log_half(self, i: int, j: int | None = None, move: Move | None = None) -> float:
+        """Log half-width of law i, after a move of its cell j."""
         variances = self._variances(i)
         if j is not None:
-            variances[j] = variance
-        half = self.laws[i].design.half_width(variances, self._spare(i))
+            variances[j] = move.variance
+        half = self.laws[i].design.half_width(variances, self._spare(i), self._shape(i, j, move))
         return math.log(half) if math.isfinite(half) else self._nothing(i, variances)
 
     def _variances(self, i: int) -> np.ndarray:
         return np.array([s.variance for s in self.slots[i]])
+
+    def _shape(self, i: int, j: int | None = None, move: Move | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """(loading (N, m), what is told of the shape (m, m)), after a move of cell j."""
+        if not self.slots[i][0].terms:
+            return None
+        shapes = [slot.shape for slot in self.slots[i]]
+        if j is not None:
+            shapes[j] = move.shape
+        return np.array([loading for loading, _ in shapes]), sum(told for _, told in shapes)
 
     def _spare(self, i: int) -> float:
         return sum(max(s.count - 3, 0) for s in self.slots[i] if math.isfinite(s.variance))
@@ -101,16 +115,19 @@ class Thought:
         for i, slots in enumerate(self.slots):
             variances, spare = self._variances(i), self._spare(i)
             before = self.log_half(i)
-            known = self.laws[i].design.parts(variances, spare)
+            shape = self._shape(i)
+            known = self.laws[i].design.parts(variances, spare, shape)
             for j in range(len(slots)):
                 move = self.best(i, j, budget)
                 if move is None:
                     continue
                 if known and math.isfinite(variances[j]):  # the slices of the law stay: so does h
                     less = known[2][j] ** 2 * (variances[j] - move.variance)
+                    if shape:
+                        less += shape_variance(known[2], *shape) - shape_variance(known[2], *self._shape(i, j, move))
                     gain = -0.5 * math.log1p(-less / known[1])
                 else:
-                    gain = before - self.log_half(i, j, move.variance)
+                    gain = before - self.log_half(i, j, move)
                 if gain > LEAST * len(move.runs) and gain / move.cost > score:
                     best, score = move, gain / move.cost
         return best

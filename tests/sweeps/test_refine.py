@@ -23,10 +23,10 @@ from benchmarks.planted_sweeps import FACTS, draw
 from benchmarks.refine import planted, ratio_of
 from harness.errors import UserError
 from sweeps import follow as following
-from sweeps.beliefs import Belief
+from sweeps.beliefs import Belief, believe
 from sweeps.cells import cells_between, declared_cells, lattice, target_of
 from sweeps.deciding import decider, deciding
-from sweeps.design import LawDesign, scatter, vertex_variance
+from sweeps.design import UNIT, LawDesign, Sums, scatter, shape_terms, shape_variance, vertex_variance
 from sweeps.expand import expand_members
 from sweeps.launch import prepare_plan
 from sweeps.moves import Slots
@@ -108,6 +108,25 @@ def test_the_width_of_a_prediction_is_that_of_fitted_laws():
     assert design.half_width(np.where(np.arange(5) < 2, v, np.inf)) == np.inf  # no interval through two optima
 
 
+def test_the_error_of_a_shared_shape_is_that_of_least_squares():
+    rng = np.random.default_rng(2)
+    a, h, noise = np.array([0.05, 0.04, 0.06]), np.array([0.5, -0.4, 0.9]), 0.001
+    z = [rng.uniform(-2, 2, n) for n in (8, 6, 5)]
+    columns, first = np.zeros((19, 9 + 2)), 0  # level, slope and square of each slice; a (u^3, u^4) of all
+    for i, x in enumerate(z):
+        columns[first : first + len(x), 3 * i : 3 * i + 3] = x[:, None] ** np.arange(3)
+        columns[first : first + len(x), 9:] = a[i] * UNIT**2 * (x[:, None] / UNIT) ** np.array([3, 4])
+        first += len(x)
+    weights = np.zeros(11)
+    weights[[1, 4, 7]] = -h / (2 * a)  # log optimum = -slope / 2a
+    expected = noise**2 * weights @ np.linalg.inv(columns.T @ columns) @ weights
+    every = [Sums.of(x).scatter for x in z]
+    own = np.array([float(vertex_variance(s, c, noise, bend=0.0)) for s, c in zip(every, a, strict=True)])
+    terms = [shape_terms(s, 2, c / noise) for s, c in zip(every, a, strict=True)]
+    shared = shape_variance(h, np.array([each for each, _ in terms]), sum(told for _, told in terms))
+    assert h**2 @ own + shared == pytest.approx(expected, rel=0.01)  # but for a prior that the runs outweigh
+
+
 # ---- what it chooses
 
 
@@ -160,6 +179,32 @@ def test_small_scales_come_first_and_scales_between_are_declared_by_their_neighb
     assert {v["model.width"] for group in rounds for v in group} <= {32, 48, 64, 80, 96, 112, 128}
     between = {c.rest["model.width"] for c in cells_between(r, state.cells, FACTS)}
     assert between == {80, 112}  # heads of 16 do not divide 40 or 56
+
+
+def test_a_law_of_few_cells_gets_closer_ones(sweep):
+    def between(tokens):
+        r, members, _ = sweep(law, axes={"tokens": tokens, "optimizer.lr": LRS})
+        cells = declared_cells(members, "optimizer.lr")
+        return sorted(cell.at["tokens"] / 2**17 for cell in cells_between(r, cells, FACTS))
+
+    found = between([2**17, 2**19, 2**21])
+    assert len(found) == 14 and found[:4] == pytest.approx([2**0.25, 2**0.5, 2**0.75, 2], rel=0.01)
+    assert len(between([2**k for k in range(17, 29)])) == 11  # enough of them: one each
+
+
+def test_what_is_no_parabola_is_not_taken_for_noise(sweep):
+    r, members, loss = sweep(law)
+    cells = declared_cells(members, "optimizer.lr")[:2]
+    rows = {}
+    for cell in cells:
+        own = [m for m in members if m.values["model.width"] == cell.rest["model.width"]]
+        z = [math.log2(m.point.optimizer.lr) + 7 for m in own]  # as steep to either side: `fit` leaves none out
+        losses = np.array([2 + 0.003 * at**4 + loss(m) / 1000 for m, at in zip(own, z, strict=True)])
+        rows[cell.name] = list(zip(own, losses, strict=True))
+        whole = fit_surface(np.array(z)[:, None], losses, np.zeros(9, int), np.ones(9, bool))
+        assert math.sqrt(whole.rss / whole.dof) > 0.05
+    found = believe(cells, rows, {"params": 1e6, "tokens": 2e7}, 0.8)[0].cells
+    assert len(found) == 2 and all(b.noise < 0.025 and len(b.x) == 4 for b in found)
 
 
 def test_rounds_keep_all_workers_busy(sweep):
