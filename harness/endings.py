@@ -30,6 +30,8 @@ def paused(state: State) -> str:
     state.clock()
     if state.saved != state.step:
         state.checkpoint()
+    else:  # an attempt that was killed over its checkpoint may have left no curve
+        state.write_curve(state.step)
     if state.runtime.trunk:
         _write_trunk(state)
     else:  # what is known should it not go on (sweeps/prune.py)
