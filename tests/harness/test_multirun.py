@@ -46,21 +46,30 @@ def results(folder, name):
             for run in runs.iterdir()}  # fmt: skip
 
 
+def swept(folder, out):
+    """`hyperlaw sweep` of two points into an output folder of `folder`."""
+    (folder / "mine" / "sweep").mkdir(parents=True)
+    (folder / "mine" / "sweep" / "mine.yaml").write_text("# @package _global_\nsweep: {name: mine}\n")
+    axes = ["model.width=16", "optimizer.lr=1e-3,2e-3"]
+    done = command(folder, "harness.cli", "sweep", "sweep=mine", "--config-dir", "mine", *TINY, *axes, f"out=out/{out}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return results(folder, out)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What such a sweep trains where nothing is there."""
+    return swept(tmp_path_factory.mktemp("alone"), "mine")
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_the_same_runs_as_the_sweep(tmp_path, launcher):
+def test_the_same_runs_as_the_sweep(tmp_path, alone, launcher):
     chosen = [f"hydra/launcher={launcher}", PLUGINS[launcher][1]] if launcher != "basic" else []
     done = command(tmp_path, "harness.train", "-m", *chosen, *TINY, "model.width=16", "optimizer.lr=geom(1e-3,2e-3,2)")
     assert done.returncode == 0, done.stdout + done.stderr
     first = results(tmp_path, "train")
-    assert len(first) == 2
-    (tmp_path / "mine" / "sweep").mkdir(parents=True)
-    (tmp_path / "mine" / "sweep" / "mine.yaml").write_text("# @package _global_\nsweep: {name: mine}\n")
-    axes = ["model.width=16", "optimizer.lr=1e-3,2e-3"]
-    sweep = ["sweep", "sweep=mine", "--config-dir", "mine", *TINY, *axes, "out=out/train"]
-    again = command(tmp_path, "harness.cli", *sweep)
-    assert again.returncode == 0 and results(tmp_path, "train") == first  # found done: the same ids
-    anew = command(tmp_path, "harness.cli", *sweep[:-1], "out=out/mine")
-    assert anew.returncode == 0 and results(tmp_path, "mine") == first  # and the same losses
+    assert len(first) == 2 and first == alone  # the same ids and losses
+    assert swept(tmp_path, "train") == first  # found done
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine", "out"]  # nothing of Hydra's own
     (place,) = (tmp_path / "cache").glob("hydra-*")
     assert place.stat().st_mode & 0o077 == 0

@@ -15,7 +15,7 @@ STEPS = 60
 
 def losses(*overrides, compiled=False):
     """Training losses (steps,) on batches that only data.seed moves."""
-    p = point("model.width=32", "model.head_dim=16", "model.depth=2", "model.context=32", "batch_size=8", "data.seed=0",
+    p = point("model.width=32", "model.head_dim=16", "model.depth=1", "model.context=32", "batch_size=8", "data.seed=0",
               f"tokens={8 * 32 * STEPS}", "optimizer.lr=0.01", *overrides)  # fmt: skip
     step, hyper = Step(p.shape, p.parameterization, p.precision, "cpu", compiled), Hyper.of(p, "cpu")
     w, m, v = step.place(initial_weights(p, "cpu")), step.zeros(), step.zeros()
@@ -43,7 +43,7 @@ def seeds(exact):
 def test_compiled_fp32_stays_at_eager(exact):
     compiled = losses("precision=fp32", "seed=0", compiled=True)
     assert float((compiled[:5] - exact[:5]).abs().max()) < 1e-5  # rounding
-    assert float((compiled - exact).abs().max()) < 1e-4  # amplified by training; 2e-6 when this was written
+    assert float((compiled - exact).abs().max()) < 1e-4  # amplified by training; 3e-6 when this was written
     assert exact[-1] < exact[0] - 1
 
 
@@ -71,7 +71,16 @@ def test_a_compiled_steps_fp32_products_go_through_onednn(tmp_path, monkeypatch)
     w, m, v = step.place(initial_weights(p, "cpu")), step.zeros(), step.zeros()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("harness.step._FUNCTIONS", {})
-    monkeypatch.setattr(aot, "through_onednn", lambda graph: graphs.append(through_onednn(graph)) or graphs[0])
-    step(w, m, v, hyper.per_step[0], hyper.fixed, tokens, p.batch_size)
+
+    class Traced(Exception):
+        """What comes after, compiling this graph, is no part of it."""
+
+    def trace(graph):
+        graphs.append(through_onednn(graph))
+        raise Traced
+
+    monkeypatch.setattr(aot, "through_onednn", trace)
+    with pytest.raises(Traced):
+        step(w, m, v, hyper.per_step[0], hyper.fixed, tokens, p.batch_size)
     targets = [node.target for node in graphs[0].graph.nodes]
     assert targets.count(torch.ops.hyperlaw.mm.default) > 10 and torch.ops.aten.mm.default not in targets
