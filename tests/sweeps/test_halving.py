@@ -21,8 +21,10 @@ from harness.compose import compose
 from harness.curve import curve_columns
 from harness.errors import UserError
 from harness.rundir import RunDirectory, finished, read_point, read_status
+from sweeps.execute import execute
 from sweeps.expand import expand_members
 from sweeps.halving import Halving, chained
+from sweeps.jobs import Job, Settings
 from sweeps.launch import prepare_plan, run_plan
 from sweeps.plan import make_plan
 from sweeps.prune import prune, reopen
@@ -367,6 +369,22 @@ def test_tables_and_fits_take_pruned_runs_as_censored(trained):
         assert 1 / 3 < half["value"] / full["value"] < 3  # a step of the grid, whose losses are single runs
         lost = pruned[pruned.params == half["given"]["params"]].lr
         assert len(lost) and not lost.between(half["low"], half["high"]).any()  # they bound the range
+
+
+def test_a_run_that_was_killed_over_its_checkpoint_at_the_rung_has_its_curve(tiny, corpus, tmp_path):
+    (point, *_), _ = tiny(tokens=4096)
+    settings = Settings(tmp_path / "runs", tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
+    job, run = Job(point.id, (point,), "", False, 0.0, until=8), tmp_path / "runs" / point.id
+
+    def train():
+        return execute(job.message(), settings.to_dict(), lambda **_: None, lambda: False)["status"]
+
+    assert train() == "paused"
+    curve = (run / "curve.parquet").read_bytes()
+    for name in ("curve.parquet", "result.json", "status.json"):  # they come after the checkpoint
+        (run / name).unlink()
+    assert train() == "paused" and (run / "curve.parquet").read_bytes() == curve
+    assert prune(tmp_path / "runs", point, {"type": "pruned", "message": "", "step": 8}, 60)
 
 
 # Stands still, workers first, at a moment that is told by what has happened and not by the clock: where two points of each
