@@ -11,7 +11,8 @@ from functools import lru_cache
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.llama import Llama, group_of
 from models.parameterization import Parameterization, rules, scales
@@ -65,10 +66,21 @@ class Layout:
         return torch.tensor([group[name] for name in self.names]).repeat_interleave(torch.tensor(self.lines))
 
 
+class _Undrawn(TorchFunctionMode):
+    """Matrices are made on the meta device, and not drawn; all else as ever: with `torch.device("meta")` drawing and
+    arithmetic there import PyTorch's compiler, more than a second of a worker's start."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"]
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+
+
 @lru_cache(maxsize=64)
 def layout(shape: LlamaShape) -> Layout:
     """The layout of a Llama's parameters."""
-    with torch.device("meta"):
+    with _Undrawn():
         model = Llama(shape, scales(shape, Parameterization.build("standard", shape.width, shape.depth)))
     return Layout({name: parameter.shape for name, parameter in model.named_parameters()})
 
