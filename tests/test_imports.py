@@ -49,6 +49,18 @@ def test_planning_needs_no_torch():
     assert out.split() == ["False", "False"]
 
 
+def test_a_compiled_step_is_made_ready_without_the_compiler():
+    """Whose imports take a worker as long as PyTorch's; what is compiled already is only loaded."""
+    code = (
+        "import sys, harness.train; from harness.step import Step; from models.shape import LlamaShape; "
+        "from models.parameterization import Parameterization; p = Parameterization.build('standard', 32, 1); "
+        "Step(LlamaShape.build(32, 1, vocab=16, context=8), p, 'bf16', 'cpu', True).zeros(); "
+        "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules, 'pandas' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False", "False"]
+
+
 # What runs code that it reads, or that it is told to run, by name or by the module it lives in.
 RUNS_CODE = set(
     "eval exec compile __import__ unsafe_load full_load FullLoader UnsafeLoader Loader CLoader read_pickle to_pickle "
