@@ -72,8 +72,13 @@ class Path:
     def row(self, step: int) -> bytes:
         """Equal where this step is."""
         if step not in self._rows:
-            self._rows[step] = self.rows(step // BLOCK)[step % BLOCK].tobytes()
+            # The first alone: it tells most points of a grid apart, and its numbers do not depend on how many are computed.
+            found = self.rows(step // BLOCK)[step % BLOCK] if step else self._first_step()
+            self._rows[step] = found.tobytes()
         return self._rows[step]
+
+    def _first_step(self) -> np.ndarray:
+        return _rows(self.point.optimizer, self.table, *self.numbers(0, 1))[0]
 
     def digests(self, chunk: int) -> np.ndarray:
         """Of the whole blocks in a chunk, uint64 (at most CHUNK / BLOCK, 2)."""
@@ -129,6 +134,8 @@ def common(paths: tuple[Path, ...], start: int) -> int:
     agreed = min(path.steps for path in paths)
     if len(paths) == 1:
         return agreed
+    if start == 0 < agreed and len({path.row(0) for path in paths}) > 1:
+        return 0
     if start == 0 and (here := _in_block(paths, 0, agreed)) < min(BLOCK, agreed):  # most part at once, or much later
         return here
     for chunk in range(start // CHUNK, agreed // CHUNK + 1):
