@@ -38,7 +38,7 @@ from sweeps.launch import prepare_plan, run_plan
 from sweeps.refine import begin, choose_round
 
 WORKERS = 2
-FIRST = 3000  # of the planted sweeps here: earlier ones are for choosing constants, and for tests
+FIRST = 4000  # of the planted sweeps here: earlier ones are for choosing constants, and for tests
 OPTIONS = {"stage": "two", "bootstrap": 0, "compare": False}  # the law itself; what stands beside it takes its time
 
 

@@ -10,7 +10,7 @@ from sweeps.text import quantity
 
 START_VALUES = 7  # of a slice of the first round
 START_SHARE = 0.15  # of the budget, for slices beyond those that a law needs
-MOST_SHARE = 0.6  # of the budget, that the first round may take: else its slices get fewer values
+MOST_SHARE = 1 / 3  # of the budget, that the first round may take: else its slices get fewer values
 
 
 def first_members(state) -> list[Member]:
@@ -51,11 +51,13 @@ def first_members(state) -> list[Member]:
 
 
 def _spread(state, cell: Cell, count: int) -> list[Member]:
-    """`count` members of a declared cell at its first seed, evenly over its values."""
+    """`count` members of a declared cell at its first seed: START_VALUES evenly over its values, fewer from their middle."""
     members = {m.values[cell.key]: m for m in state.grid if cell_name(state, m) == cell.name
                and m.point.seed == cell.seeds[0]}  # fmt: skip
     values = sorted(members)
     n = min(count, len(values))
+    if n < min(START_VALUES, len(values)):
+        return [members[value] for value in values[(len(values) - n) // 2 :][:n]]
     return [members[values[round(i * (len(values) - 1) / max(n - 1, 1))]] for i in range(n)]
 
 

@@ -150,7 +150,7 @@ def next_round(state: Refinement, runs_dir: Path, workers: int) -> tuple[list[di
 def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], workers: int) -> tuple[list[dict], list[str]]:
     """As next_round; loss_of: infinite where a member diverged, None without a result."""
     from sweeps.beliefs import believe
-    from sweeps.spend import farthest, plan_rest
+    from sweeps.spend import farthest, needed_first, plan_rest
 
     rows: dict[str, list] = {}
     for member in state.members.values():
@@ -168,7 +168,7 @@ def choose_round(state: Refinement, loss_of: Callable[[Member], float | None], w
         why = "the budget is spent" if left < cheapest else "nothing that the rest of the budget can buy narrows it"
         return [], [f"refine ends: {why} ({state.spent / state.budget:.0%} of it spent, {state.spent / state.whole:.0%} of "
                     f"the grid's FLOPs); {LEVEL:.0%} interval at the target: {said}"]  # fmt: skip
-    chosen = _cheaper(plan, left, workers)
+    chosen = _cheaper(needed_first(laws, plan), left, workers)
     by_name = {cell.name: cell for cell in cells}
     entries = [entry for move in chosen for entry in _entries(state, by_name[move.cell], move)]
     cost = sum(move.cost for move in chosen)

@@ -159,6 +159,14 @@ def plan_rest(laws: list[LawBelief], budget: float) -> tuple[list[Move], float, 
         start.apply(better)
 
 
+def needed_first(laws: list[LawBelief], plan: list[Move]) -> list[Move]:
+    """What of a plan makes slices with an optimum, while a law has no interval yet: to measure others better would spend
+    what those turn out to need."""
+    if all(math.isfinite(law.half) for law in laws):
+        return plan
+    return [move for move in plan if move.kind in ("slice", "edge")] or plan
+
+
 def farthest(laws: list[LawBelief], budget: float) -> list[Move]:
     """The slice of the largest declared scale that the budget affords, where a law has none as large: a law is to be
     measured as near to its target as can be, also where it expects nothing from that."""

@@ -207,6 +207,20 @@ def test_what_is_no_parabola_is_not_taken_for_noise(sweep):
     assert len(found) == 2 and all(b.noise < 0.025 and len(b.x) == 4 for b in found)
 
 
+def test_a_dear_first_round_takes_the_middle_values(sweep):
+    for widths, found in (([32, 48, 64], [-8, -7, -6]), (WIDTHS, [-11, -10, -8, -7, -6, -4, -3])):
+        r, members, _ = sweep(law, widths=widths)
+        first = begin(r, members, FACTS, NOWHERE).members.values()
+        assert sorted({round(math.log2(m.values["optimizer.lr"])) for m in first}) == found
+
+
+def test_without_an_interval_slices_come_before_precision(sweep):
+    r, members, loss = sweep(law)
+    state = begin(r, members, FACTS, NOWHERE)
+    first = choose_round(state, loss, 2)[0]
+    assert first and {state.add(e).values["model.width"] for e in first}.isdisjoint({32, 48})
+
+
 def test_rounds_keep_all_workers_busy(sweep):
     r, members, loss = sweep(law)
     rounds = rounds_of(begin(r, members, FACTS, NOWHERE), loss, workers=5)
