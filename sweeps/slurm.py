@@ -19,7 +19,7 @@ from sweeps import squeue
 from sweeps.allocation import gave_up
 from sweeps.display import Display
 from sweeps.jobs import Job, Settings, Summary
-from sweeps.launching import TICK_SECONDS, signals
+from sweeps.launching import MARK_SECONDS, TICK_SECONDS, signals
 from sweeps.packing import pack
 from sweeps.plan import Plan
 from sweeps.records import Array, live, new_id, new_record, read_records
@@ -157,6 +157,8 @@ class SlurmLaunch(Watch):
         while self.elements or self.waiting.keys() - self.barred:
             if self.summary.signal:
                 return
+            if time.monotonic() - self.marked > MARK_SECONDS:
+                self._mark_needed()
             self._look_elsewhere()
             self._drop_dependents()
             self._bar_dependents()
