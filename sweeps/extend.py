@@ -19,7 +19,7 @@ from statistics import fmean
 from harness.errors import UserError
 from sweeps.expand import Facts, Member, describe, resolve_member
 from sweeps.plan import Plan
-from sweeps.rounds import end_loss, plan_round, read_rounds, write_rounds
+from sweeps.rounds import end_loss, plan_added, read_rounds, write_rounds
 
 FILE = "extension.json"
 TARGETS = {"lr": "optimizer.lr", "tau": "tau", "weight_decay": "optimizer.weight_decay", "batch_size": "batch_size",
@@ -53,13 +53,13 @@ def extension(planned, cache: Path) -> Callable[[], Plan | None]:
         if not added:
             return None
         if _rounds_of(rounds, members) >= most:
-            return plan_round(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
+            return plan_added(planned, [], cache, (f"still at an edge after {most} rounds of extension:", *lines))
         rounds.append(entries)
         members.extend(added)
         write_rounds(path, rounds)
         number = _rounds_of(rounds, members)
         notes = (f"grid extended, round {number} of at most {most}:", *lines)
-        return plan_round(planned, added, cache, notes, share=config.sweep.share)
+        return plan_added(planned, added, cache, notes)
 
     return more
 

@@ -29,7 +29,7 @@ class Job:
     validate_at   steps at which it validates beside its point's own
     trunk         whether it is one: its run lies among the trunks (trunks.py)
     carries       ids of the points that go through a trunk
-    root          the first trunk on the way of a point
+    root          what a branch has in common with all that begin as it does (prefix.py)
     shared_pass   sequences of the pass that its batches have in common with those of other points (passes.py)
     """
 
@@ -102,6 +102,7 @@ class Settings:
     point_seconds: float | None = None
     lease_seconds: float = 60.0
     pin: bool = True  # workers to cores; an engine that shares a host with other allocations leaves it to them
+    compile: str = "auto"  # launcher.compile; "always": what cannot be compiled fails
     micro_batch: int | None = None
     checkpoint_seconds: float = 30.0
     curve_points: int = 200

@@ -38,7 +38,6 @@ class Plan:
     workers: int
     max_attempts: int
     forest: Forest = EMPTY  # trunks of the points that are left
-    roots: Mapping[str, str] = field(default_factory=dict)  # point id -> first trunk on its way, of all points
     passes: Passes = Passes()
     reused: Mapping[str, Path] = field(default_factory=dict)  # run id -> run of another sweep that is taken
     notes: tuple[str, ...] = ()  # why these points, where that is not plain
@@ -95,7 +94,7 @@ class Plan:
     def jobs(self) -> list[Job]:
         """One job per trunk that is to be trained, parents first, and one per unfinished point; the launcher groups those
         of equal key (order.py)."""
-        return make_jobs(self.groups, self.forest, self.roots, self.rates, self.passes)
+        return make_jobs(self.groups, self.forest, self.rates, self.passes)
 
     def to_dict(self) -> dict:
         """For `--json`."""
@@ -167,7 +166,7 @@ def make_plan(
         count = len(left)
         workers *= min(max(-(-count // launcher.points_per_job), 1), launcher.max_running or count or 1)
     shapes = CompiledShapes(cache, launcher.threads)
-    forest, roots = find_trunks(points, left, states, Path(runs_dir), rates) if share else (EMPTY, {})
+    forest = find_trunks(left, states, Path(runs_dir), rates) if share else EMPTY
     stretches, passes = stretches_of(left, forest), Passes(micro_batch)
     may_share = kind == "cpu" and launcher.devices_per_point == 1 and not micro_batch
     if may_share and launcher.compile != "never" and not (launcher.compile == "auto" and missing_for_compile(kind)):
@@ -190,7 +189,7 @@ def make_plan(
                 mode = "always" if most.compile else "never"
                 groups[key] = replace(group(key, mode), reason=f"as {most.label}, with which it shares trunks")
     return Plan(name, tuple(points), Path(runs_dir), states, tuple(groups.values()), rates, kind, workers,
-                launcher.max_attempts, forest, roots, passes, reused)  # fmt: skip
+                launcher.max_attempts, forest, passes, reused)  # fmt: skip
 
 
 def worker_count(launcher: LauncherConfig, kind: str) -> int:

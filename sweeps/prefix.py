@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.point import Point
-from sweeps.paths import constants, prefix_id
+from sweeps.paths import constants, name_of, path_of, prefix_id
 from sweeps.trie import Price, grow, merge, prune
 
 __all__ = ["Forest", "Price", "Trunk", "flops_between", "prefix_id", "share", "steps_between"]
@@ -34,8 +34,9 @@ class Trunk:
 class Forest:
     """Trunks by id, parents before their children, and for each point (by id) the trunk that it begins from.
 
-    start: absent where a point trains from its beginning. root: the first beginning on the way to `start` that is shared,
-    also where it is finished or not worth a trunk: the points of one root share it. finished: trunks that are there already.
+    start: absent where a point trains from its beginning. root: of the others `prefix_id` after the first step: points that
+    share any step share that one, and what else is planned, now or in a later round, does not change it. finished: trunks
+    that are there already.
     """
 
     points: tuple[Point, ...]
@@ -91,14 +92,13 @@ def share(
     for point in unique:
         classes[constants(point)].append(point)
     nodes, start, root = [], {}, {}
-    for members in classes.values():
+    for fixed, members in classes.items():
         grown = grow(members, known or {})
         prune(grown)
-        shared = {point.id: node.root().id for node in grown[1:] if not node.gone for point in node.points}
         merge(grown, least, price)
         kept = [node for node in grown[1:] if not node.gone]
         start.update({point.id: node.id for node in kept for point in node.points})
-        root.update({point.id: shared[point.id] for node in kept for point in node.points})
+        root.update({point.id: name_of(fixed, path_of(point), 1) for node in kept for point in node.points})
         nodes += kept
     trunks = {}
     for node in nodes:

@@ -22,13 +22,14 @@ from sweeps.cells import Cell, cells_between, declared_cells, refined_key, targe
 from sweeps.expand import Facts, Member, expand_members, resolve_member
 from sweeps.first_round import cell_name, first_members
 from sweeps.plan import Plan, make_plan
-from sweeps.rounds import end_loss, plan_round, read_rounds, write_rounds
+from sweeps.rounds import end_loss, plan_added, read_rounds, write_rounds
 from sweeps.text import count_noun, quantity
 
 FILE = "refine.json"
 BUDGET = 0.4  # share of the whole grid's FLOPs
 LEVEL = 0.8
 ROUND_SHARE = 1 / 3  # of what is left, spent in a round
+FARTHEST = 1e6  # times the grid's largest scale, for a target
 WORTH = 0.01  # gain in log half-width for which another round is begun
 
 
@@ -63,6 +64,9 @@ class Refinement:
             f"budget {quantity(self.budget, 'FLOP')}, {self.budget / self.whole:.0%} of that of the whole grid of "
             f"{count_noun(len(self.grid), 'point')}; {self.spent / self.budget:.0%} of it planned so far",
         )
+        if (self.request.config.sweep.budget or 0) > max(self.whole, 1):
+            lines += (f"sweep.budget={self.request.config.sweep.budget:g} is more than the whole grid's FLOPs: "
+                      "the grid's are taken",)  # fmt: skip
         if self.request.config.sweep.extend:
             lines += ("sweep.extend: refine goes beyond the declared values by itself, within the budget and whatever "
                       "extend_rounds",)  # fmt: skip
@@ -103,7 +107,12 @@ def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
     cells = declared_cells(grid, refined_key(grid, sweep.extend_target))
     found = Refinement(request, facts, grid, cells, target_of(request, cells, facts), 0.0)
     share = BUDGET if sweep.budget is None else sweep.budget
-    found.budget = share * found.whole if share <= 1 else share
+    found.budget = share * found.whole if share <= 1 else min(share, found.whole)
+    for name in ("params", "tokens"):
+        largest = max(cell.at[name] for cell in cells)
+        if not found.target[name] <= FARTHEST * largest:
+            raise UserError(f"sweep.target={dict(sweep.target or {})}: {quantity(found.target[name], name)} is more than a "
+                            f"million times\nthe grid's largest, {quantity(largest, name)}: no law reaches so far.")
     for member in first_members(found):
         found.members[member.point.id] = member
     for entries in read_rounds(path):
@@ -116,7 +125,7 @@ def begin(request, grid: list[Member], facts: Facts, path: Path) -> Refinement:
 def refinement(planned, cache: Path, mine: Callable[[], bool] = lambda: True) -> Callable[[], Plan | None]:
     """The `more` of an engine for `planned` (sweeps.launch.Planned): after each round the plan of the next, its notes saying
     why; a plan without points, that says why, at the end. `mine`: whether this launch still decides."""
-    path, share = planned.out / FILE, planned.request.config.sweep.share
+    path = planned.out / FILE
     state = begin(planned.request, expand_members(planned.request, planned.book), planned.book, path)
     planned_for = {point.id for point in planned.plan.points}
     ended = False
@@ -137,7 +146,7 @@ def refinement(planned, cache: Path, mine: Callable[[], bool] = lambda: True) ->
                 state.rounds.append(entries)
                 write_rounds(path, [*read_rounds(path), entries])
         planned_for.update(member.point.id for member in added)
-        return plan_round(planned, added, cache, lines, share=share)
+        return plan_added(planned, added, cache, lines)
 
     return more
 

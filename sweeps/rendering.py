@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.passes import LEAST_TOKENS, SLOWER
@@ -19,14 +21,19 @@ GROUPS_SHOWN = 12
 YARDSTICK_FLOPS, YARDSTICK_SHARE, YARDSTICK_FROM = 989e12, 0.4, 1e18
 
 
+def taken_lines(reused: Mapping[str, Path]) -> list[str]:
+    """Where points were taken from; `reused`: run id -> run of another sweep."""
+    counts = Counter(run_dir.parent for run_dir in reused.values())
+    return [f"{count_noun(count, 'point')} taken from {folder}" for folder, count in counts.items()]
+
+
 def render(plan: Plan) -> str:
     """The plan for people: under 100 columns."""
     counts = plan.counts
     said = ", ".join(f"{counts[s]} {s}" for s in counts)
     lines = [f"{plan.name or 'sweep'}: {count_noun(len(plan.points), 'point')} ({said}), {len(plan.left)} to train"]
     lines.append(f"runs in {plan.runs_dir}")
-    for folder, count in Counter(path.parent for path in plan.reused.values()).items():
-        lines.append(f"{count_noun(count, 'point')} taken from {folder}")
+    lines += taken_lines(plan.reused)
     retried = sum(counts[s] for s in FAILED)
     if retried:
         lines.append(f"{count_noun(retried, 'failed point')} tried again, at most {plan.max_attempts} times each")

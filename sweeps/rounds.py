@@ -17,6 +17,8 @@ from harness.files import read_json, write_json
 from harness.rundir import digest, finished
 from sweeps.expand import Member
 from sweeps.plan import Plan, make_plan
+from sweeps.rendering import taken_lines
+from sweeps.reuse import reusable, sources, taken
 
 LOST = ("diverged", "pruned")  # ended without a loss: others of their slice are better
 
@@ -46,13 +48,23 @@ def end_loss(runs_dir: Path, member: Member, lost: Collection[str] = LOST) -> fl
     return (read_json(run_dir / "result.json") or {}).get("loss") if status == "done" else None
 
 
-def plan_round(planned, members: Sequence[Member], cache: Path, notes: Sequence[str], keep_pruned: bool = False,
-               share: bool = False) -> Plan:  # fmt: skip
-    """The plan of `members` as `planned` (sweeps.launch.Planned) is planned, at the rates known there."""
+def plan_round(planned, members: Sequence[Member], cache: Path, notes: Sequence[str], **how) -> Plan:
+    """The plan of `members` as `planned` (sweeps.launch.Planned) is planned, at the rates known there; `how`: of make_plan,
+    by default beginnings are not shared."""
     config, old = planned.request.config, planned.plan
     plan = make_plan([m.point for m in members], old.runs_dir, config.launcher, cache, old.device, config.micro_batch,
-                     old.name, rates=old.rates or None, probe=False, keep_pruned=keep_pruned, share=share)  # fmt: skip
+                     old.name, rates=old.rates or None, probe=False, **{"share": False, **how})  # fmt: skip
     return replace(plan, notes=tuple(notes))
+
+
+def plan_added(planned, added: Sequence[Member], cache: Path, notes: Sequence[str]) -> Plan:
+    """plan_round of members that a round adds, as the sweep was planned: those that another sweep has trained are taken from
+    it, the others share their beginnings."""
+    config, runs_dir, points = planned.request.config, planned.plan.runs_dir, [m.point for m in added]
+    folders = sources(config, planned.plan.name, runs_dir, lambda line: None)  # one that is gone was named before
+    found = reusable(points, runs_dir, folders, config.keep_weights)
+    reused = taken(points, runs_dir, found, config.launcher.lease_seconds, config.keep_weights)
+    return plan_round(planned, added, cache, [*notes, *taken_lines(reused)], share=config.sweep.share, reused=reused)
 
 
 def _seal(rounds: object) -> str:

@@ -39,19 +39,14 @@ class Stretch:
         return rates.seconds(self.point, compiled) * self.flops / self.point.flops
 
 
-def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str, RunState], runs_dir: Path,
-                rates: Mapping[str, Rates]) -> tuple[Forest, dict[str, str]]:  # fmt: skip
-    """(trunks of the points that are left, first trunk on the way of each point that begins from one). Points in training,
-    and those with a checkpoint of their own, go on alone.
-
-    The first trunk is that of all `points`, finished ones too, so that it does not depend on what was left when.
-    """
+def find_trunks(left: list[Point], states: Mapping[str, RunState], runs_dir: Path, rates: Mapping[str, Rates]) -> Forest:
+    """Trunks of the points that are left. Points in training, and those with a checkpoint of their own, go on alone."""
     begun = _begun(runs_dir)
     fresh = [p for p in left if states[p.id].status != "running"
              and not (p.id in begun and _has_checkpoint(runs_dir / p.id))]  # fmt: skip
     there = known(runs_dir)
     if len(fresh) < 2 and not there:
-        return EMPTY, {}
+        return EMPTY
 
     def worth(point: Point, first: int, last: int) -> float:
         """Seconds of these steps over those that a trunk costs."""
@@ -59,13 +54,7 @@ def find_trunks(points: Iterable[Point], left: list[Point], states: Mapping[str,
         return seconds / (JOB_SECONDS + 12 * point.counts.params_total / BYTES_PER_SECOND)
 
     forest = common_beginnings(fresh, 1.0, worth, there)
-    if not forest.start:
-        return EMPTY, {}
-    points = list(points)
-    if there or len(fresh) < len(points):
-        roots = common_beginnings(points).root
-        return forest, {i: roots.get(i, forest.root[i]) for i in forest.start}
-    return forest, forest.root
+    return forest if forest.start else EMPTY
 
 
 def _begun(runs_dir: Path) -> set[str]:
@@ -107,8 +96,7 @@ def keys_that_share(forest: Forest, passes: Passes) -> list[set[str]]:
     return [group for group in found if len(group) > 1]
 
 
-def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates: Mapping[str, Rates],
-              passes: Passes) -> list[Job]:  # fmt: skip
+def make_jobs(groups: Iterable, forest: Forest, rates: Mapping[str, Rates], passes: Passes) -> list[Job]:
     """Of sweeps.plan.Groups: one job per trunk that is to be trained, parents first, then one per point."""
     by_key = {group.key: group for group in groups}
 
@@ -124,7 +112,8 @@ def make_jobs(groups: Iterable, forest: Forest, roots: Mapping[str, str], rates:
     carried = _carried(forest)
     trunks = [job(t.id, t.point, t.parent, t.steps, until=t.steps, validate_at=t.validate_at, trunk=True,
                   carries=tuple(carried[t.id])) for t in forest.trunks.values() if t.id not in forest.finished]  # fmt: skip
-    points = [job(p.id, p, forest.start.get(p.id), p.steps, root=roots.get(p.id)) for group in groups for p in group.points]
+    points = [job(p.id, p, forest.start.get(p.id), p.steps, root=forest.root.get(p.id))
+              for group in groups for p in group.points]  # fmt: skip
     return _with_chains([*trunks, *points])
 
 

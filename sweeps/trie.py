@@ -49,13 +49,6 @@ class Node:
             stack += node.nodes
         return {step for step in found if step <= self.steps}
 
-    def root(self) -> Node:
-        """The first trunk on the way here."""
-        top = node = self
-        while node := node.parent:
-            top = top if node.gone or not node.steps else node
-        return top
-
     def hand_over(self, nodes: list[Node], points: list[Point]) -> None:
         """Let `nodes` and `points`, which begin from this one, begin from its parent."""
         for node in nodes:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import UserError
+from harness.rundir import finished
 from sweeps.expand import expand_members
 from sweeps.extend import FILE, extended_members, extension, target_keys
 from sweeps.plan import make_plan
@@ -21,7 +22,7 @@ def sweep(request_of, facts, tmp_path):
     axes = {"model.width": WIDTHS, "optimizer.lr": LRS, "seed": [0, 1]}
 
     def build(best=BEST, rounds=3):
-        r = request_of(axes=axes, extend=True, extend_rounds=rounds)
+        r = request_of(f"reuse=[{tmp_path}/other]", axes=axes, extend=True, extend_rounds=rounds)
         members = extended_members(r, expand_members(r, facts), tmp_path / FILE, facts)
         plan = make_plan([m.point for m in members], tmp_path / "runs", r.config.launcher, tmp_path, "cpu", probe=False)
         planned = SimpleNamespace(request=r, members=members, plan=plan, book=facts, out=tmp_path)
@@ -62,6 +63,17 @@ def test_a_later_command_goes_on_from_the_file(sweep, tmp_path):
     again, train = sweep()
     assert len(again.members) == len(planned.members) + 6 and not again.plan.left
     assert launch(again, train, tmp_path) == ([], None)
+
+
+def test_a_round_takes_what_another_sweep_has_trained(sweep, tmp_path, write_sealed):
+    planned, train = sweep()
+    train(planned.plan)
+    first, *others = extension(planned, tmp_path)().points
+    (tmp_path / FILE).unlink()
+    write_sealed(tmp_path / "other" / first.id, first, 2.5)
+    again = extension(sweep()[0], tmp_path)()
+    assert again.points == (first, *others) and again.left == others and finished(tmp_path / "runs" / first.id) == "done"
+    assert again.notes[-1] == f"1 point taken from {tmp_path}/other"
 
 
 def test_rounds_are_bounded_and_what_is_left_is_said(sweep, tmp_path):

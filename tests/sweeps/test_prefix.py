@@ -143,12 +143,12 @@ def check_forest(points, forest, distinct):
     by_id = {p.id: p for p in points}
     behind = defaultdict(list)
     for point in points:
-        name = top = forest.start.get(point.id)
+        name = forest.start.get(point.id)
         assert (name is None) == (point.id not in forest.root)
         while name is not None:
             behind[name].append(by_id[point.id])
-            top, name = name, forest.trunks[name].parent
-        assert forest.root.get(point.id) == top
+            name = forest.trunks[name].parent
+            assert forest.root[point.id] == prefix_id(point, 1)
     assert set(behind) == set(forest.trunks)
     for trunk in forest.trunks.values():
         whole = prefixes(trunk.point)[trunk.steps]

@@ -44,12 +44,12 @@ WIDTHS, LRS = [32, 48, 64, 96, 128], "log2(-11, -3, 9)"
 
 
 @pytest.fixture
-def sweep(request_of):
+def sweep(request_of, tmp_path):
     """(best log2 LR by width, noise) -> (request, members, loss of a member)."""
 
     def build(best, noise=0.002, lrs=LRS, widths=WIDTHS, **more):
         fields = {"axes": {"model.width": widths, "optimizer.lr": lrs}, "strategy": "refine", **more}
-        r = request_of("batch_size=8", "optimizer.weight_decay=0.1", **fields)
+        r = request_of("batch_size=8", "optimizer.weight_decay=0.1", f"reuse=[{tmp_path}/other]", **fields)
 
         def loss(member):
             p = member.point
@@ -241,7 +241,16 @@ def test_the_target_is_four_times_the_largest_on_the_ray_or_as_asked(sweep):
             target_of(sweep(law, target=wrong)[0], cells, FACTS)
 
 
+def test_more_than_the_grid_is_not_spent(sweep):
+    r, members, _ = sweep(law, budget=1e30)
+    state = begin(r, members, FACTS, NOWHERE)
+    assert state.budget == state.whole and "sweep.budget=1e+30 is more than the whole grid's" in state.notes()[-1]
+    state = begin(sweep(law, budget=state.whole / 2)[0], members, FACTS, NOWHERE)
+    assert state.budget == state.whole / 2 and not any("more than" in line for line in state.notes())
+
+
 @pytest.mark.parametrize("overrides, said", [
+    (["sweep.target={tpp: 1e300}"], "tokens is more than a million times"),
     (["sweep.budget=0"], "sweep.budget=0"), (["sweep.budget=0.001"], "does not pay"), (["tau=0.1,0.2,0.4"], "extend_target"),
     (["sweep.strategy=grid", "sweep.budget=0.3"], "the strategy is grid"), (["optimizer.lr=0.01"], "three values"),
     (["sweep.target={batch_size: 16}"], "sweep.target.*model.width, model.depth, tokens, tpp"),
@@ -294,6 +303,16 @@ def test_a_relaunch_goes_on_identically(sweep, tmp_path):
     once = launches(sweep, tmp_path / "a")
     assert launches(sweep, tmp_path / "b", stop_after=1) == once  # killed after each round
     assert launches(sweep, tmp_path / "a") == once  # all there: nothing is added
+
+
+def test_a_round_takes_what_another_sweep_has_trained(sweep, tmp_path, write_sealed):
+    r, members, loss = sweep(law)
+    planned = planned_launch(r, members, tmp_path)
+    write_results(planned.plan, loss, {m.point.id: m for m in planned.members})
+    first, *others = refinement(planned, tmp_path)().points
+    (tmp_path / FILE).unlink()
+    write_sealed(tmp_path / "other" / first.id, first, 3.0)
+    assert refinement(planned, tmp_path)().left == others
 
 
 def test_a_damaged_file_costs_a_line(sweep, tmp_path):
@@ -368,6 +387,7 @@ def test_planted_grids_are_as_declared():
 def test_a_tiny_sweep_end_to_end(tmp_path, request_of):
     words = ["sweep=bench", "data=markov", "data.tokens=60000", "data.states=16", "model.depth=1", "model.head_dim=8",
              "model.context=16", "batch_size=4", "precision=fp32", "validation.tokens=512", "launcher.compile=never",
+             "launcher.workers=2",
              "tokens=2048", "model.width=8,16,24,32", "optimizer.lr=log2(-8,-2,7)", "sweep.strategy=refine", "seed=1",
              "launcher.lease_seconds=3600", f"out={tmp_path}/out"]  # fmt: skip
     env = {**os.environ, "HYPERLAW_CACHE": str(tmp_path / "cache")}

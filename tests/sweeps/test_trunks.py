@@ -12,18 +12,21 @@ import pytest
 
 from analysis.table import read_runs
 from harness.checkpoint import checkpoints
+from harness.config import LauncherConfig
 from harness.group import Alone
 from harness.rundir import read_status
 from harness.state import State
 from sweeps import sharing, trunks
 from sweeps.allocation import Part, _to_do, read_job
 from sweeps.display import Display
+from sweeps.engines import engine_settings
 from sweeps.execute import execute
 from sweeps.jobs import Settings, trunks_dir
 from sweeps.local import LocalLaunch, run
 from sweeps.packing import pack
 from sweeps.plan import make_plan
 from sweeps.rate import Rates, Speed
+from sweeps.slurm import SlurmLaunch
 from sweeps.status import render_status
 from sweeps.status import status as report_of
 from sweeps.submit import job_dict
@@ -108,7 +111,7 @@ def test_branches_are_what_they_are_alone(tiny, plan_of, train, tmp_path):
     # One block per beginning, which tables keep.
     assert table["trunk"].notna().all() and table["trunk"].nunique() == 3
     assert (read_runs(tmp_path / "alone/runs").trunk.isna()).all()
-    assert table.set_index("run_id")["trunk"].to_dict() == shared.roots
+    assert table.set_index("run_id")["trunk"].to_dict() == shared.forest.root
     line = next(line for line in shared.render().splitlines() if "saved" in line)
     assert f"{len(shared.forest.start)} points begin from {len(shared.forest.trunks)} trunks" in line
     assert shared.to_dict()["flops_saved"] == shared.flops_saved and not alone.to_dict()["trunks"]
@@ -117,6 +120,17 @@ def test_branches_are_what_they_are_alone(tiny, plan_of, train, tmp_path):
 
 def trained_by_plan(plan, job):
     return job.points[0].flops_at(job.last) - job.points[0].flops_at(job.first)
+
+
+def test_a_later_round_names_what_it_shares_with_the_first(tiny, plan_of, train):
+    """Also where it parts earlier, and the trunk of the first is gone."""
+    for tokens in ("12288,16384", "8192,10240"):
+        points, config = tiny(*WSD, tokens=tokens)
+        plan = plan_of(points, config, "rounds")
+        train(plan.jobs(), "rounds")
+        trunks.clean(plan.runs_dir)
+        assert not trunks_dir(plan.runs_dir).exists()
+    assert len(trunk := read_runs(plan.runs_dir)["trunk"]) == 4 and trunk.notna().all() and trunk.nunique() == 1
 
 
 @pytest.fixture
@@ -340,19 +354,21 @@ def test_a_launch_with_a_lost_trunk_and_further_points(pair, tiny, plan_of, trai
     assert not trunks_dir(plan.runs_dir).exists()
 
 
-def test_a_long_launch_keeps_what_it_needs(pair, train, tmp_path):
+@pytest.mark.parametrize("engine", [LocalLaunch, SlurmLaunch])
+def test_a_long_launch_keeps_what_it_needs(engine, pair, train, tmp_path):
     """Its marks do not grow old while it lasts, but for those of runs that have ended."""
     points, config, plan, trunk, branches = pair
     train([trunk], "shared")
 
-    class OneLook(LocalLaunch):
+    class OneLook(engine):
         def assign(self):
             pass
 
         def hear(self, timeout):
             self.summary.signal = 15
 
-    launch = OneLook(Part((trunk, *branches)), Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(io.StringIO()))
+    settings = Settings(plan.runs_dir, tmp_path, tmp_path, {}, engine=engine_settings(LauncherConfig(name="slurm")))
+    launch = OneLook(plan, settings, Display(io.StringIO()))
     marks = [trunk.folder(plan.runs_dir) / trunks.NEEDED / job.id for job in branches]
     for mark in marks:
         os.utime(mark, (0, 0))
