@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from harness.build import KEPT_SECONDS, build
+from harness.memory import no_memory
 from harness.onednn import through_onednn
 from harness.private import keep_compiled_code, private_folder
 
@@ -32,12 +32,16 @@ KEPT = 1000  # libraries of 1-2 MB, at most
 TRIES = 2  # of a library
 
 
+class CompiledCodeError(RuntimeError):
+    """A compiled step cannot be had here; one line that says why. No step was taken: its arguments are as they were."""
+
+
 def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """`function` of tensors shaped as `example`, compiled; `name` says all else that is built into it.
 
     It may change its arguments in place, and returns one tensor. At the first call it is found in the private folder of
     compiled code, else compiled into it; two processes that compile the same at once do it twice, and the last one's file
-    stays.
+    stays. Raises CompiledCodeError at a call where it cannot be had.
     """
     keep_compiled_code()
     folder = private_folder(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / FOLDER)
@@ -48,33 +52,48 @@ def load(function: Callable, name: str, example: tuple[Tensor, ...]) -> Callable
 
 class _Library:
     """`function` as the library `key` in `folder`. One that cannot be loaded or fails at its first call (made under another
-    C library, say) is deleted and compiled once more; should that not help, the function runs as it is."""
+    C library, say) is deleted and compiled once more. Where that does not help, or nothing can be compiled, this process
+    does not try again: every call raises CompiledCodeError."""
 
     def __init__(self, function: Callable, folder: Path, key: str):
         self.function, self.folder, self.key = function, folder, key
         self._run: Callable[[list[Tensor]], list[Tensor]] | None = None
+        self._wrong: str | None = None  # why it cannot be had
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         return self._run(list(tensors))[0] if self._run else self._first(tensors)
 
     def _first(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        if self._wrong:
+            raise CompiledCodeError(self._wrong)
         before, why = [t.clone() for t in tensors], ""
         for _ in range(TRIES):
-            path = self._found() or _compile(self.function, tuple(before), self.folder, self.key)
+            path = self._found() or self._compiled(before)
             try:
                 run = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
                 found = run(list(tensors))[0]
             except RuntimeError as e:
-                why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-                path.unlink(missing_ok=True)
                 for tensor, old in zip(tensors, before, strict=True):  # of a step that broke off
                     tensor.copy_(old)
+                if no_memory(e):
+                    raise
+                why = _line(e)
+                with contextlib.suppress(OSError):
+                    path.unlink()
             else:
                 self._run = run
                 return found
-        print(f"a compiled step cannot be used, it is taken uncompiled: {why}", file=sys.stderr)
-        self._run = lambda tensors: [self.function(*tensors)]
-        return self(*tensors)
+        self._wrong = f"a compiled step cannot be used: {why}"
+        raise CompiledCodeError(self._wrong)
+
+    def _compiled(self, example: list[Tensor]) -> Path:
+        try:
+            return _compile(self.function, tuple(example), self.folder, self.key)
+        except Exception as e:  # compiler, disk, PyTorch: each has errors of its own
+            if no_memory(e):
+                raise
+            self._wrong = f"a step cannot be compiled: {_line(e)}"
+            raise CompiledCodeError(self._wrong) from e
 
     def _found(self) -> Path | None:
         """The library, if it is there and whole. It counts as used now."""
@@ -84,6 +103,12 @@ class _Library:
                     os.utime(path)
                     return path
         return None
+
+
+def _line(error: Exception) -> str:
+    """What it says, in one line: of a compiler's output its first error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "error: " in line), lines[0])
 
 
 def _sealed(folder: Path, key: str, path: Path) -> Path:

@@ -45,6 +45,8 @@ class State:
         self.numerics = {"compiled": runtime.compile, "threads": runtime.threads, "device": runtime.device,
                          "precision": point.precision, "torch": torch.__version__,
                          "shared_pass": runtime.shared_pass if group.world == 1 else None}  # fmt: skip
+        if runtime.uncompiled:
+            self.numerics.update(uncompiled=runtime.uncompiled)
         found = self._agreed(self._own() or self._trunk())
         if found:
             self._take_facts(*found[1:])

@@ -4,7 +4,8 @@
         -> "done" | "diverged" | "out_of_memory" | "failed" (time limit) | "stopped" | "paused" (at runtime.until)
 
 A step's loss and gradient norm stay on the device; they are read once per stretch of steps, where divergence is found
-at its exact step. A resumed run gives the same curve bit for bit on a CPU.
+at its exact step. A resumed run gives the same curve bit for bit on a CPU: its steps are compiled from the first to the
+last, or none is. Where compiled code cannot be had a run begins anew uncompiled, unless it has a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -22,10 +23,13 @@ import numpy as np
 import torch
 
 from harness import endings
+from harness.aot import CompiledCodeError
 from harness.data import Stream, open_corpus
 from harness.group import Alone
+from harness.memory import no_memory
 from harness.optimizer import Hyper
 from harness.point import Point
+from harness.redact import redact
 from harness.rundir import RunDirectory
 from harness.state import State
 from harness.supervisor import supervise
@@ -46,6 +50,8 @@ class Runtime:
     device: str = "cpu"
     threads: int = 1
     compile: bool = False
+    must_compile: bool = False  # fail where compiled code cannot be had, rather than train uncompiled
+    uncompiled: str | None = None  # why it could not be had
     micro_batch: int | None = None  # most sequences per forward pass
     shared_pass: int | None = None  # sequences of the pass that a sweep's batch sizes share (harness/passes.py)
     checkpoint_seconds: float = 30.0
@@ -83,7 +89,7 @@ def train_point(
     runtime.start, if that is there and whole.
     With runtime.devices > 1 as many processes train (harness/supervisor.py), to the same loss within rounding.
     Raises LostRun once a later attempt has the run, OSError where files cannot be written, UserError on damaged data,
-    RankError where a process of several died.
+    RankError where a process of several died, CompiledCodeError where compiled code cannot be had and has to be.
     """
     run = RunDirectory(run_dir, point, still_mine, attempt, scratch)
     run.begin()
@@ -94,6 +100,10 @@ def train_point(
         news = train_rank(run, runtime, micro_batch, Alone(), on_progress, should_stop)
         if news["event"] == "end":
             return news["status"]
+        if news["event"] == "uncompiled":  # from the beginning: a trunk's branch, too, has steps of one kind only
+            print(f"{point.id}: {news['message']}; trained uncompiled, from the beginning", file=sys.stderr)
+            runtime = replace(runtime, compile=False, uncompiled=news["message"], shared_pass=None, start=None, root=None)
+            continue
         micro_batch = news["micro_batch"]
         if micro_batch == 1:
             reason = {"type": "out_of_memory", "message": news["message"], "step": news["step"]}
@@ -111,18 +121,19 @@ def train_rank(run: RunDirectory, runtime: Runtime, micro_batch: int, group: Alo
     try:
         state = State(run, runtime, micro_batch, group)
         return {"event": "end", "status": _Training(state, on_progress or _ignore, should_stop or _never).train()}
+    except CompiledCodeError as e:
+        if runtime.must_compile:
+            raise CompiledCodeError(f"{e}; launcher.compile=auto or never trains without") from e
+        if state.saved:
+            raise CompiledCodeError(f"{e}; the run has trained compiled up to step {state.saved} and goes on only so: mend "
+                                    f"that, or delete {run.path} to begin anew") from e  # fmt: skip
+        return {"event": "uncompiled", "message": redact(str(e))}
     except (MemoryError, RuntimeError) as e:
-        if not _no_memory(e):
+        if not no_memory(e):
             raise
         step, micro_batch = (state.step, state.largest_pass) if state else (0, micro_batch)
         message = (str(e).strip().splitlines() or [type(e).__name__])[0]
         return {"event": "out_of_memory", "message": message, "step": step, "micro_batch": micro_batch}
-
-
-def _no_memory(error: BaseException) -> bool:
-    """Whether a tensor, or what Python needs beside it, found no room. PyTorch has a type for that on a GPU only."""
-    said = ("DefaultCPUAllocator: ", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 class _Training:

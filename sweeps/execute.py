@@ -30,10 +30,10 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
     as Settings.to_dict gives them.
 
     tell(event="progress", job=, step=, steps=, loss=) is called about twice a second. Returns {"status", "trained",
-    "reason", "compiled", "shared_pass", "device_seconds", "compile_seconds", "flops_spent", "alone"}; status as in
-    status.json, or "stopped" (should_stop() was true: checkpointed), "paused" (at message["until"]: checkpointed) or "busy"
-    (another live attempt has the run); "alone" where it should have begun from a trunk, and could not. Raises nothing but
-    what ends the process.
+    "reason", "compiled", "uncompiled", "shared_pass", "device_seconds", "compile_seconds", "flops_spent", "alone"};
+    status as in status.json, or "stopped" (should_stop() was true: checkpointed), "paused" (at message["until"]:
+    checkpointed) or "busy" (another live attempt has the run); "alone" where it should have begun from a trunk, and could
+    not; "uncompiled": why, where it should have been compiled, and could not. Raises nothing but what ends the process.
     """
     point = Point.from_dict(message["point"])
     trunk = message.get("trunk", False)
@@ -52,7 +52,7 @@ def execute(message: dict, settings: dict, tell: Callable[..., None], should_sto
         result = read_json(run_dir / ("trunk.json" if trunk else "result.json")) or {}
         times = {k: result[k] for k in ("device_seconds", "compile_seconds", "flops_spent") if k in result}
         numerics = result.get("numerics") or {}
-        how = {"compiled": numerics.get("compiled", False), "shared_pass": numerics.get("shared_pass")}
+        how = {"compiled": numerics.get("compiled", False), **{k: numerics.get(k) for k in ("uncompiled", "shared_pass")}}
         reason = read_status(run_dir).get("reason") if status != "done" else None
         alone = bool(not trunk and message.get("start") and result and result.get("trunk") is None)
         return {"status": status, "trained": True, "reason": reason, "alone": alone, **how, **times}
@@ -90,6 +90,7 @@ def _train(point: Point, run_dir: Path, message: dict, settings: dict, lease: Le
         device=settings["device"],
         threads=settings["threads"],
         compile=message["compile"],
+        must_compile=settings["compile"] == "always",
         micro_batch=settings["micro_batch"],
         shared_pass=message.get("shared_pass"),
         checkpoint_seconds=settings["checkpoint_seconds"],

@@ -229,6 +229,7 @@ def settings_of(planned: Planned, detach: bool = False) -> Settings:
         max_attempts=launcher.max_attempts,
         point_seconds=launcher.point_seconds,
         lease_seconds=launcher.lease_seconds,
+        compile=launcher.compile,
         micro_batch=config.micro_batch,
         checkpoint_seconds=config.checkpoint_seconds,
         curve_points=config.curve_points,

@@ -14,6 +14,7 @@ from sweeps import trunks
 from sweeps.crashes import Crashes
 from sweeps.display import Display, Progress, Work
 from sweeps.jobs import Job, Settings, Summary
+from sweeps.passes import SLOWER
 from sweeps.rate import CompiledShapes, record
 
 ELSEWHERE_SECONDS = 2.0  # between two looks at a point that another launch is training
@@ -45,6 +46,7 @@ class Outcomes:
         self.attempts: Counter = Counter()
         self.compiled = CompiledShapes(settings.cache, settings.threads)
         self.cold: set[str] = set()  # keys in their first compilation on this machine
+        self.uncompiled: set[str] = set()  # keys of which it was said that their code cannot be had
         self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}
         self.crashes = Crashes(settings.lease_seconds)
@@ -143,11 +145,17 @@ class Outcomes:
             if compiled and message.get("compile_seconds", 0) > 1:
                 more = {"first_seconds": message["compile_seconds"], "cold": job.key not in self.compiled}
             seconds = message["device_seconds"] / steps
+            if compiled and message.get("shared_pass"):
+                seconds /= 1 + SLOWER  # rates are those of whole steps
             record(self.settings.cache, self.settings.device, point, compiled, seconds, **more)
         self._mark_compiled(job, message)
 
     def _mark_compiled(self, job: Job, message: dict) -> None:
-        """The steps of the job's key are there now, unless its run had begun with others."""
+        """The steps of the job's key are there now, unless its run had begun with others, or they cannot be had."""
+        if job.compile and message.get("uncompiled") and job.key not in self.uncompiled:
+            self.uncompiled.add(job.key)
+            self.display.line(f"{self._name(job)}, and others of its shape: trained uncompiled: {message['uncompiled']}",
+                              important=True)  # fmt: skip
         if message.get("compiled") and message.get("shared_pass") == job.shared_pass:
             self.compiled.add(job.key)
 
