@@ -28,8 +28,10 @@ SECONDS = 30.0  # to leave, on a machine that has other things to do; alone it t
 def test_while_data_is_prepared(background, tmp_path, number):
     words = ["data=markov", "data.states=64", "data.tokens=3e7"]
     command = [sys.executable, "-m", "harness.cli", "train", *words, "tokens=1e5", f"out={tmp_path / 'out'}"]
+    # Ctrl-C is heard, whoever runs the tests: a shell's background job would pass on that it is ignored.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen([*command, f"cache={tmp_path / 'cache'}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)  # fmt: skip
+                               text=True, preexec_fn=heard)  # fmt: skip
     background.started.append(process)
     background.wait_for(lambda: list(tmp_path.glob("cache/data/*/train-*.bin")) or process.poll() is not None)
     begun = time.monotonic()
