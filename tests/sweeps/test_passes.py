@@ -1,13 +1,17 @@
 """Batch sizes that share one compiled pass: where that is cheaper, what it covers, and what it leaves as it is."""
 
+import io
 from dataclasses import replace
 
 import pytest
 
+from sweeps.display import Display
 from sweeps.expand import expand
+from sweeps.jobs import Settings
+from sweeps.outcomes import STEPS_MEASURED, Outcomes
 from sweeps.passes import LEAST_TOKENS, SLOWER, Passes
 from sweeps.plan import make_plan
-from sweeps.rate import CompiledShapes, Rates, Speed
+from sweeps.rate import CompiledShapes, Rates, Speed, measured_rates
 
 FAST = Speed(1e-3, 2e10, "20 runs here")
 RATES = {"bf16": Rates("a chip", Speed(4e-3, 1e10, "20 runs here"), FAST, 20.0, 0.1)}
@@ -98,3 +102,29 @@ def test_of_says_none_where_it_divides_nothing(request_of, facts):
     assert Passes(shared={kind: 8}).of(point) is None and Passes(shared={kind: 4}).of(point) == 4
     assert Passes(shared={kind: 8}).key(point) == Passes().key(point) == Passes(micro_batch=12).key(point)
     assert Passes().slower(point, True) == 1 and Passes(shared={kind: 4}).slower(point, True) == 1 + SLOWER
+
+
+def ended(plan, tmp_path, **message):
+    """(rates, job, launch, what it said) once the runs of the largest batch, one of them `job`, have ended, 10 ms a step."""
+    launch = Outcomes(Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(said := io.StringIO()))
+    jobs = [job for job in plan.jobs() if job.points[0].batch_size == 64]
+    for job in jobs:
+        flops = 2 * STEPS_MEASURED * job.points[0].step_flops
+        took = {"device_seconds": 0.02 * STEPS_MEASURED, "compile_seconds": 9.0, "flops_spent": flops}
+        launch.ended(job, {"status": "done", "trained": True, **took, **message}, 60.0)
+    return measured_rates(tmp_path, "cpu", "bf16", probe=False), jobs[-1], launch, said.getvalue()
+
+
+def test_what_steps_by_a_pass_took_is_not_counted_twice(plan_of, tmp_path):
+    """Rates are those of whole steps: those by a pass are recorded so, since plans make them slower again."""
+    plan = plan_of(BATCHES)
+    rates, job, launch, _ = ended(plan, tmp_path, compiled=True, shared_pass=plan.groups[0].shared_pass)
+    point = job.points[0]
+    assert rates.compiled.source == "2 runs here" and job.key in launch.compiled
+    assert rates.seconds(point, True) * plan.passes.slower(point, True) == pytest.approx(0.01 * point.steps)
+
+
+def test_a_run_without_its_compiled_code_counts_as_eager(plan_of, tmp_path):
+    rates, job, launch, said = ended(plan_of(BATCHES), tmp_path, compiled=False, uncompiled="no disk", shared_pass=None)
+    assert job.key not in launch.compiled and said.count("trained uncompiled: no disk") == 1
+    assert rates.eager.source == "2 runs here" and "assumed" in rates.compiled.source
