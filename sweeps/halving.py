@@ -7,7 +7,7 @@ at most `sweep.keep` values is never stopped, and never pauses.
 
 The cheapest slices are trained in full (sweeps/groups.py): their optima tell how far those of the others may still move.
 Decisions follow from the curves up to the rung and from those slices alone (sweeps/rungs.py), so that a launch that was
-killed comes to the same. A rung that any point of a slice has passed is decided.
+killed comes to the same. A rung that any point of a slice has passed is decided. Rungs that fall on one step are one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Halving:
         self.references = choose_references(self.all)
         self.groups = join(self.all, self.references, self.settings.keep)
         self.rungs = Rungs(self.settings, self.runs_dir, config.curve_points, self.all, self.references)
-        self.decided: dict[int, int] = {}  # group -> rungs decided by this process
+        self.stages = [self.rungs.stages(group.pausing) for group in self.groups]  # the rungs at which each is decided
+        self.decided: dict[int, int] = {}  # group -> rungs of its own decided by this process
         self.asked: set[tuple[str, int | None]] = set()  # (run id, step) that a launcher was given
         self.said = False
 
@@ -73,11 +74,12 @@ class Halving:
     def begin(self) -> Plan:
         """The plan of the sweep, paused at the next rungs, its notes saying what may be saved."""
         plan, until = self.planned.plan, {}
-        stages = [self._stage(k, plan.states) for k in range(len(self.groups))]
-        for group, stage in zip(self.groups, stages, strict=True):
-            until |= self._until(group, stage)
+        open_ = []
+        for k in range(len(self.groups)):
+            passed = self._passed(k, plan.states)
+            until |= self._until(k, passed)
+            open_ += [k] if passed < len(self.stages[k]) else []
         self.asked |= {(p.id, until.get(p.id)) for p in plan.left}
-        open_ = [g for g, stage in zip(self.groups, stages, strict=True) if stage < len(self.settings.rungs)]
         return replace(plan, until=until, notes=(*plan.notes, *self._outlook(open_)))
 
     def more(self) -> Plan | None:
@@ -88,15 +90,15 @@ class Halving:
         self.rungs.forget()
         states = self._states()
         for k, group in enumerate(self.groups):
-            stage = self._stage(k, states)
-            if stage < len(self.settings.rungs) and self._all_there(group, stage, states):
-                reasons, lines = self._decide(group, stage)
+            passed = self._passed(k, states)
+            if passed < len(self.stages[k]) and self._all_there(group, self.stages[k][passed], states):
+                reasons, lines = self._decide(k, self.stages[k][passed])
                 stopped = [m for m in group.pausing if m.point.id in reasons
                            and prune(self.runs_dir, m.point, reasons[m.point.id], self.lease_seconds)]  # fmt: skip
                 pruned += [m.point.id for m in stopped if states[m.point.id].status != "pruned"]
                 notes += lines if stopped else []
-                self.decided[k] = stage = stage + 1
-            until |= self._until(group, stage)
+                self.decided[k] = passed = passed + 1
+            until |= self._until(k, passed)
             members += group.pausing
         states = self._states()
         # What failed was tried often enough; what another launch trains now is waited for.
@@ -115,20 +117,22 @@ class Halving:
         points = [m.point for group in self.groups for m in group.pausing]
         return read_states(points, self.runs_dir, self.lease_seconds, self.cache)
 
-    def _stage(self, k: int, states: dict[str, RunState]) -> int:
-        """How many rungs are decided: as far as this process knows, or any point has passed."""
-        stage = self.decided.get(k, 0)
+    def _passed(self, k: int, states: dict[str, RunState]) -> int:
+        """How many rungs of a group are decided: as far as this process knows, or any point has passed."""
+        passed = self.decided.get(k, 0)
         for member in self.groups[k].pausing:
             state = states[member.point.id]
-            step = member.point.steps if state.status == "done" else state.step
+            if state.status == "done":
+                return len(self.stages[k])
             if state.status not in ("pruned", "diverged", "damaged"):
-                stage = max(stage, sum(step > rung for rung in self.rungs.steps(member)))
-        return stage
+                steps = self.rungs.steps(member)
+                passed = max(passed, sum(state.step > steps[stage] for stage in self.stages[k]))
+        return passed
 
-    def _until(self, group: Group, stage: int) -> dict[str, int]:
-        if stage >= len(self.settings.rungs):
+    def _until(self, k: int, passed: int) -> dict[str, int]:
+        if passed >= len(self.stages[k]):
             return {}
-        return {m.point.id: self.rungs.steps(m)[stage] for m in group.pausing}
+        return {m.point.id: self.rungs.steps(m)[self.stages[k][passed]] for m in self.groups[k].pausing}
 
     def _all_there(self, group: Group, stage: int, states: dict[str, RunState]) -> bool:
         """Whether all points that still train are at the rung. One that failed, or could not be brought so far, is not
@@ -142,11 +146,12 @@ class Halving:
 
     # ---- deciding
 
-    def _decide(self, group: Group, stage: int) -> tuple[dict[str, dict], list[str]]:
-        """({run id: reason} of the points to stop at rung `stage`, a line for each slice that loses some)."""
+    def _decide(self, k: int, stage: int) -> tuple[dict[str, dict], list[str]]:
+        """({run id: reason} of the points of a group to stop at rung `stage`, a line for each slice that loses some)."""
+        group = self.groups[k]
         losing: dict[str, list[tuple[Cut, dict]]] = defaultdict(list)
         for cut in group.cuts:
-            for run_id, reason in self.rungs.judge(cut, stage).items():
+            for run_id, reason in self.rungs.judge(cut, stage, len(self.stages[k])).items():
                 losing[run_id].append((cut, reason))
         containing = Counter(i for cut in group.cuts for i in {m.point.id for m in cut.members})
         pausing = {m.point.id for m in group.pausing}
@@ -155,7 +160,7 @@ class Halving:
         for cut in group.cuts:
             values = sorted({m.values[cut.key] for m in cut.members if m.point.id in reasons})
             if values:
-                share = self.settings.rungs[stage]
+                share = self.rungs.share(cut.members, stage)
                 said = next(reasons[m.point.id]["message"] for m in cut.members if m.point.id in reasons)
                 lines.append(f"{where(cut)}: at {share:.0%} {cut.key}={', '.join(f'{v:.4g}' for v in values)} stopped "
                              f"({said.partition(';')[2].strip()})")  # fmt: skip
@@ -163,17 +168,18 @@ class Halving:
 
     # ---- what is said
 
-    def _outlook(self, groups: list[Group]) -> list[str]:
-        """`groups`: those of which points may still be stopped."""
+    def _outlook(self, groups: list[int]) -> list[str]:
+        """`groups`: numbers of those of which points may still be stopped."""
         if not self.groups:
             return [f"halving: no slice has more than sweep.keep={self.settings.keep} values, so nothing can be stopped"]
         if not groups:
             return ["halving: all slices are past their last rung, so nothing more can be stopped"]
-        open_ = [cut for group in groups for cut in group.cuts]
+        open_ = [cut for k in groups for cut in self.groups[k].cuts]
         keys = ", ".join(sorted({cut.key for cut in open_}))
         total = sum(m.point.flops for m in self.planned.members)
         most = min(self._most(groups, key) for key in sorted({cut.key for cut in open_})) / total
-        rungs = ", ".join(f"{share:.0%}" for share in self.settings.rungs)
+        shares = {self.rungs.share(self.groups[k].pausing, stage) for k in groups for stage in self.stages[k]}
+        rungs = ", ".join(dict.fromkeys(f"{share:.0%}" for share in sorted(shares)))
         lines = [f"halving: {count_noun(len(open_), 'slice')} of {keys}, decided at {rungs} of the run; saves at most "
                  f"{most:.0%} of the FLOPs,",
                  f"  at a risk of {self.settings.risk:g} for each slice that its best value or a neighbour of it is stopped"]
@@ -184,13 +190,16 @@ class Halving:
                          "the last rung")  # fmt: skip
         return lines
 
-    def _most(self, groups: list[Group], key: str) -> float:
+    def _most(self, groups: list[int], key: str) -> float:
         """FLOPs saved if only `keep` values of each slice of a key went beyond the first rung."""
-        saved, pausing = 0.0, {m.point.id for group in groups for m in group.pausing}
-        for cut in (cut for group in groups for cut in group.cuts if cut.key == key):
-            costs = [sum(m.point.flops for m in cut.members if m.values[key] == v and m.point.id in pausing)
-                     for v in cut.values]  # fmt: skip
-            saved += sum(sorted(costs)[self.settings.keep :]) * (1 - self.settings.rungs[0])
+        saved = 0.0
+        for k in groups:
+            pausing = {m.point.id for m in self.groups[k].pausing}
+            for cut in (cut for cut in self.groups[k].cuts if cut.key == key):
+                costs = [sum(m.point.flops for m in cut.members if m.values[key] == v and m.point.id in pausing)
+                         for v in cut.values]  # fmt: skip
+                beyond = 1 - self.rungs.share(cut.members, self.stages[k][0])
+                saved += sum(sorted(costs)[self.settings.keep :]) * beyond
         return saved
 
     def _account(self, states: dict[str, RunState]) -> list[str]:

@@ -19,6 +19,7 @@ from harness.point import Point
 from harness.rundir import SEALED, LostRun, RunDirectory, digest, finished, point_yaml, read_point, read_status
 from harness.untrusted import read_bytes
 from sweeps.lease import claim
+from sweeps.prune import drop_checkpoints
 
 WEIGHTS, WEIGHTS_LIMIT = "weights.safetensors", 1 << 40
 
@@ -91,7 +92,8 @@ def _read_weights(run_dir: Path) -> bytes:
 
 
 def _take(point: Point, source: Path, runs_dir: Path, lease_seconds: float, weights: bool) -> bool:
-    """Copy the run of `point` in `source` into `runs_dir`, unless another attempt has it. Raises OSError."""
+    """Copy the run of `point` in `source` into `runs_dir`, in place of what may have been trained there of it, unless
+    another attempt has it or has ended it. Raises OSError."""
     run_dir = runs_dir / point.id
     lease = None
     try:
@@ -100,7 +102,7 @@ def _take(point: Point, source: Path, runs_dir: Path, lease_seconds: float, weig
         kept = _read_weights(source) if weights and read_status(source)["status"] == "done" else None
         run_dir.mkdir(parents=True, exist_ok=True)
         lease = claim(run_dir, lease_seconds)
-        if lease is None:
+        if lease is None or finished(run_dir) is not None:  # asked before the claim it could end until then
             return False
         run = RunDirectory(run_dir, point, lease.still_mine, lease.number, lease.scratch)
         run.begin()
@@ -111,7 +113,10 @@ def _take(point: Point, source: Path, runs_dir: Path, lease_seconds: float, weig
         said = read_status(source)
         said["sealed"]["point.yaml"] = digest(point_yaml(point))
         run.write_json("status.json", said)  # last: only then it has ended
-        return finished(run_dir) is not None
+        whole = finished(run_dir) is not None
+        if whole:
+            drop_checkpoints(run_dir)
+        return whole
     except (LostRun, ValueError, TypeError, KeyError):  # what is written there may change meanwhile
         return False
     finally:

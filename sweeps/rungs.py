@@ -22,7 +22,8 @@ WINDOW = 0.05  # of the run: the training loss at a rung is the mean over so muc
 
 class Rungs:
     """The rungs of one sweep: `sweep.rungs` of the runs in `runs_dir`, whose curves have up to `curve_points` rows.
-    `references`: indices of the slices `found` that are trained in full. A stage is the number of a rung, from 0."""
+    `references`: indices of the slices `found` that are trained in full. A stage is the number of a rung in `sweep.rungs`,
+    from 0."""
 
     def __init__(self, settings: SweepConfig, runs_dir: Path, curve_points: int, found: Sequence[Cut],
                  references: Collection[int]):  # fmt: skip
@@ -38,15 +39,26 @@ class Rungs:
         """Steps of the rungs: on marks of the curve, whose rows stay as they are once the run goes on."""
         steps, marks = member.point.steps, min(self.curve_points, member.point.steps)
         found = [round(max(round(share * marks), 1) * steps / marks) for share in self.settings.rungs]
-        return [min(max(step, 1), steps - 1) for step in found]
+        return [max(min(step, steps - 1), 1) for step in found]
 
-    def judge(self, cut: Cut, stage: int) -> dict[str, dict]:
-        """{run id: reason} of the points that this slice, for itself, would stop."""
+    def stages(self, members: Sequence[Member]) -> list[int]:
+        """Stages at which these are decided together: those before which each of them trains. Of rungs that fall on the same
+        step of any member (close shares, few steps, a coarse curve) the last."""
+        steps = [self.steps(m) for m in members]
+        last = len(self.settings.rungs) - 1
+        return [s for s in range(last + 1) if s == last or all(at[s] < at[s + 1] for at in steps)]
+
+    def share(self, members: Sequence[Member], stage: int) -> float:
+        """How much of its run the least of them has behind it at a rung: its step is a mark of the curve."""
+        return min(self.steps(m)[stage] / m.point.steps for m in members)
+
+    def judge(self, cut: Cut, stage: int, rungs: int) -> dict[str, dict]:
+        """{run id: reason} of the points that this slice, for itself, would stop. `rungs`: at how many it is decided, which
+        share the risk."""
         import numpy as np  # here: `status` does without
 
         from sweeps.stopping import judge, noise_of
 
-        share = self.settings.rungs[stage]
         losses = {m.point.id: self._loss_at(m, stage) for m in cut.members}
         rows = [(v, [losses[m.point.id] for m in cut.members if m.values[cut.key] == v]) for v in cut.values]
         rows = [(v, [x for x in row if x is not None]) for v, row in rows]
@@ -54,8 +66,8 @@ class Rungs:
         if len(rows) <= self.settings.keep or not any(math.isfinite(sum(row)) for _, row in rows):
             return {}
         values, mean = [v for v, _ in rows], np.array([sum(row) / len(row) for _, row in rows])
-        risk = self.settings.risk / len(self.settings.rungs)
-        verdict = judge(np.log(values), mean, noise_of([row for _, row in rows]), share, self.belief(cut, stage), risk,
+        share, noise = self.share(cut.members, stage), noise_of([row for _, row in rows])
+        verdict = judge(np.log(values), mean, noise, share, self.belief(cut, stage), self.settings.risk / rungs,
                         self.settings.keep)  # fmt: skip
         best, found = int(mean.argmin()), {}
         for value, loss, stopped in zip(values, mean, verdict.stopped, strict=True):
@@ -84,10 +96,10 @@ class Rungs:
 
         end = self._profile(cut, lambda m: end_loss(self.runs_dir, m, ("diverged",)))
         rung = end and self._profile(cut, lambda m: self._loss_at(m, stage))
-        if not rung:
+        share = self.share(cut.members, stage)
+        if not rung or share == 1:  # of one step
             return None
-        return moved(np.log(cut.values), np.array(list(rung.values())), np.array(list(end.values())),
-                     self.settings.rungs[stage])  # fmt: skip
+        return moved(np.log(cut.values), np.array(list(rung.values())), np.array(list(end.values())), share)
 
     def _profile(self, cut: Cut, loss: Callable[[Member], float | None]) -> dict[float, float] | None:
         """Mean loss at each value; None where any is not known."""

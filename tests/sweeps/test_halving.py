@@ -26,6 +26,7 @@ from sweeps.expand import expand_members
 from sweeps.halving import Halving, chained
 from sweeps.jobs import Job, Settings
 from sweeps.launch import prepare_plan, run_plan
+from sweeps.lease import claim
 from sweeps.plan import make_plan
 from sweeps.prune import prune, reopen
 from sweeps.status import render_status, status
@@ -132,11 +133,11 @@ def test_noise_is_told_by_seeds_where_there_are_enough():
 
 @pytest.fixture
 def sweep(request_of, facts, tmp_path):
-    """build(axes, strategy, **sweep) -> planned; its runs lie in tmp_path/runs."""
+    """build(axes, strategy, words, **sweep) -> planned; its runs lie in tmp_path/runs."""
 
-    def build(axes=None, strategy="halving", **chosen):
+    def build(axes=None, strategy="halving", words=(), **chosen):
         axes = axes or {"optimizer.lr": "log2(-11, -3, 9)"}
-        r = request_of("tokens=102400", axes=axes, strategy=strategy, **chosen)
+        r = request_of("tokens=102400", *words, axes=axes, strategy=strategy, **chosen)
         members = expand_members(r, facts)
         halving = strategy == "halving"
         plan = make_plan([m.point for m in members], tmp_path / "runs", r.config.launcher, tmp_path, "cpu", probe=False,
@@ -246,6 +247,54 @@ def test_a_launch_killed_while_deciding_decides_the_same(sweep, tmp_path, monkey
     planned = sweep()
     follow(planned)
     assert verdicts(planned) == want
+
+
+# Close shares, and shares that a coarse curve has no marks for: one rung, at half of the run, with all of the risk.
+@pytest.mark.parametrize(("rungs", "words"), [([0.5, 0.501], []), ([0.25, 0.5], ["curve_points=2"])])
+def test_rungs_on_one_step_are_one(sweep, tmp_path, rungs, words):
+    def decided(**how):
+        planned = sweep(**how)
+        notes = follow(planned)
+        reasons = {m.point.id: read_status(tmp_path / "runs" / m.point.id) for m in planned.members}
+        left = sweep(**how).plan.left
+        os.rename(tmp_path / "runs", tmp_path / f"runs of {how}")
+        return notes, {i: (said["status"], said["step"], said["reason"]) for i, said in reasons.items()}, left
+
+    notes, said, left = decided(rungs=rungs, words=words)
+    assert {status for status, *_ in said.values()} == {"done", "pruned"} and not left
+    assert (notes, said, left) == decided(rungs=[0.5])
+    assert "decided at 50% of the run; saves at most 22%" in notes[0]
+
+
+def test_a_slice_whose_shortest_run_has_one_step_between_two_rungs(sweep):
+    planned = sweep({"batch_size": [4, 8, 16, 32, 64, 128, 256, 512]}, words=["model.context=64"], rungs=[0.25, 0.3])
+    steps = [planned.halving.rungs.steps(m) for m in planned.members]
+    assert steps[-1][0] == steps[-1][1] and all(first < second for first, second in steps[:-2])
+    assert planned.halving.stages == [[1]]  # which pauses none of them where the next rung would not let it go on
+    follow(planned)
+    assert {status for status, _ in verdicts(planned).values()} <= {"done", "pruned"}
+
+
+def test_a_run_of_one_step_has_no_rung(sweep):
+    planned = sweep(words=["batch_size=4096", "tokens=262144", "model.context=64"])
+    assert planned.members[0].point.steps == 1
+    follow(planned)
+    assert {status for status, _ in verdicts(planned).values()} == {"done"}
+
+
+def test_a_run_folder_that_became_a_link_is_not_stopped(sweep, tmp_path):
+    planned = sweep(rungs=[0.5])
+    train(planned.plan)
+    losing = planned.halving.rungs.judge(planned.halving.all[0], 0, 1)
+    one = next(m.point for m in planned.members if m.point.id in losing)
+    run, elsewhere = tmp_path / "runs" / one.id, tmp_path / "elsewhere"
+    os.rename(run, elsewhere)
+    run.symlink_to(elsewhere)
+    there = sorted(elsewhere.rglob("*"))
+    plan = planned.halving.more()
+    assert {*plan.pruned} == losing.keys() - {one.id} and read_status(elsewhere)["status"] == "pending"
+    assert sorted(elsewhere.rglob("*")) == there
+    assert one in plan.left  # a worker says what to mend
 
 
 def test_a_point_that_another_slice_needs_goes_on(sweep):
@@ -371,20 +420,60 @@ def test_tables_and_fits_take_pruned_runs_as_censored(trained):
         assert len(lost) and not lost.between(half["low"], half["high"]).any()  # they bound the range
 
 
-def test_a_run_that_was_killed_over_its_checkpoint_at_the_rung_has_its_curve(tiny, corpus, tmp_path):
+RUNG = {"type": "pruned", "message": "", "step": 8}
+
+
+@pytest.fixture
+def paused(tiny, corpus, tmp_path):
+    """(point, attempt) of a run in tmp_path/runs, paused at RUNG; attempt(until) trains it on, and says how it ended."""
     (point, *_), _ = tiny(tokens=4096)
     settings = Settings(tmp_path / "runs", tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
-    job, run = Job(point.id, (point,), "", False, 0.0, until=8), tmp_path / "runs" / point.id
 
-    def train():
+    def attempt(until=None):
+        job = Job(point.id, (point,), "", False, 0.0, until=until)
         return execute(job.message(), settings.to_dict(), lambda **_: None, lambda: False)["status"]
 
-    assert train() == "paused"
+    assert attempt(RUNG["step"]) == "paused"
+    return point, attempt
+
+
+def test_a_run_that_was_killed_over_its_checkpoint_at_the_rung_has_its_curve(paused, tmp_path):
+    point, attempt = paused
+    run = tmp_path / "runs" / point.id
     curve = (run / "curve.parquet").read_bytes()
     for name in ("curve.parquet", "result.json", "status.json"):  # they come after the checkpoint
         (run / name).unlink()
-    assert train() == "paused" and (run / "curve.parquet").read_bytes() == curve
-    assert prune(tmp_path / "runs", point, {"type": "pruned", "message": "", "step": 8}, 60)
+    assert attempt(RUNG["step"]) == "paused" and (run / "curve.parquet").read_bytes() == curve
+    assert prune(tmp_path / "runs", point, RUNG, 60)
+
+
+@pytest.mark.parametrize(("until", "end", "now"), [(None, "done", "done"), (12, "paused", "pending")])
+def test_a_run_that_another_launch_took_on_before_the_claim_is_not_stopped(paused, tmp_path, monkeypatch, until, end, now):
+    point, attempt = paused
+    said = []
+
+    def late(*args):
+        said.append(attempt(until))
+        return claim(*args)
+
+    monkeypatch.setattr("sweeps.prune.claim", late)
+    assert not prune(tmp_path / "runs", point, RUNG, 60) and said == [end]
+    assert read_status(tmp_path / "runs" / point.id)["status"] == now
+    assert attempt() == "done" and result(tmp_path / "runs" / point.id)["loss"] > 0
+
+
+def test_a_run_that_another_launch_ended_before_the_claim_is_not_opened_again(paused, tmp_path, monkeypatch):
+    point, attempt = paused
+    assert prune(tmp_path / "runs", point, RUNG, 60)
+
+    def late(*args):
+        monkeypatch.setattr("sweeps.prune.claim", claim)
+        assert reopen(tmp_path / "runs", point, 60) and attempt() == "done"
+        return claim(*args)
+
+    monkeypatch.setattr("sweeps.prune.claim", late)
+    assert not reopen(tmp_path / "runs", point, 60)
+    assert finished(tmp_path / "runs" / point.id) == "done"
 
 
 # Stands still, workers first, at a moment that is told by what has happened and not by the clock: where two points of each

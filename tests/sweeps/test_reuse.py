@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from harness.config import Config
-from harness.rundir import digest, finished, read_status
+from harness.rundir import SEALED, digest, finished, read_status
+from sweeps.execute import execute
+from sweeps.jobs import Job, Settings
 from sweeps.lease import claim
 from sweeps.plan import make_plan
 from sweeps.reuse import reusable, sources, taken
@@ -45,6 +47,43 @@ def test_whole_runs_are_copied_and_nothing_else(trained, tmp_path):
     assert not reusable(points, own, [first]) and finished(own / points[1].id) is None
     (first / points[0].id / "result.json").unlink()  # a copy, no link
     assert finished(own / points[0].id) == "done"
+
+
+@pytest.fixture
+def own(trained, corpus, tmp_path):
+    """(runs directory of another sweep, attempt(until)): `attempt` trains the first point there, and says how it ended."""
+    (point, *_), _, _ = trained
+    runs = tmp_path / "out/second/runs"
+    settings = Settings(runs, tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
+
+    def attempt(until=None):
+        job = Job(point.id, (point,), "", False, 0.0, until=until)
+        return execute(job.message(), settings.to_dict(), lambda **_: None, lambda: False)["status"]
+
+    return runs, attempt
+
+
+def test_a_run_that_ended_here_before_the_claim_stays_as_it_is(trained, own, monkeypatch):
+    (point, *_), _, first = trained
+    runs, attempt = own
+    found, files = reusable([point], runs, [first]), {}
+
+    def late(*args):
+        assert attempt() == "done"
+        files.update({name: (runs / point.id / name).read_bytes() for name in (*SEALED, "status.json")})
+        return claim(*args)
+
+    monkeypatch.setattr("sweeps.reuse.claim", late)
+    assert found and not taken([point], runs, found, 60)
+    assert files and all((runs / point.id / name).read_bytes() == content for name, content in files.items())
+
+
+def test_checkpoints_of_a_run_that_is_replaced_go(trained, own):
+    (point, *_), _, first = trained
+    runs, attempt = own
+    assert attempt(4) == "paused" and list((runs / point.id / "checkpoints").iterdir())
+    assert taken([point], runs, reusable([point], runs, [first]), 60)
+    assert finished(runs / point.id) == "done" and not list((runs / point.id / "checkpoints").iterdir())
 
 
 def test_where_is_looked(tmp_path, monkeypatch):
