@@ -1,8 +1,9 @@
 """What the rounds of an adaptive sweep have in common (extend.py, refine.py, halving.py): the file that says what was added,
 how a run ended, and the plan of what comes next.
 
-The file holds the rounds in order, each a list of entries, and a digest of them. Rounds follow from results alone, so a
-damaged file is done without: the results lead to the same rounds again.
+The file holds the rounds in order, each a list of entries, and a digest of them. Rounds follow from results alone
+(those of refine.py from the number of workers, too), so a damaged file is done without: the results lead to the same rounds
+again.
 """
 
 from __future__ import annotations
