@@ -38,7 +38,7 @@ class State:
         self.validation: list[tuple[int, float]] = []
         self.first_step_at: float | None = None  # time.time() after this attempt's first step
         self.validate_seconds = 0.0  # of this attempt
-        self.trunk: str | None = None  # the first on its way, where it was branched from one, in whatever attempt
+        self.trunk: str | None = None  # what names its noise, where it was branched from one, in whatever attempt
         self.first = 0  # step at which it was branched
         self.saved: int | None = None  # step of its newest checkpoint
         self.diverged: int | None = None  # step at which a trunk did, with its branches

@@ -65,7 +65,7 @@ class Runtime:
     until: int | None = None  # step at which it pauses: a checkpoint, status pending, "paused"
     start: str | None = None  # run directory of a trunk, whose checkpoint it begins from where it has none of its own
     first: int | None = None  # step of that checkpoint, unless the trunk diverged
-    root: str | None = None  # the first trunk on the way there, which the result names; None: that of `start`
+    root: str | None = None  # what the result names as its trunk (sweeps/prefix.py); None: that of `start`
     trunk: bool = False  # it is one: it pauses where it diverges, too, so that its branches diverge there
     peak_flops: float | None = None  # FLOP/s of one core, or of the GPU, in matrix products of the point's precision
     validate_at: tuple[int, ...] = ()  # steps at which it validates beside the point's own: those of a trunk's branches
