@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_a_run_without_compiled_code_begins_anew_uncompiled_and_stays_so(folder,
                           env={**os.environ, "CXX": str(cxx)})  # fmt: skip
     assert done.stdout == "stopped\n" and "no room; trained uncompiled" in done.stderr, done.stderr
     facts = read_checkpoint(tmp_path / "run")[1]
-    assert facts["step"] == 5 and facts["numerics"]["compiled"] is False
+    assert 0 < facts["step"] < p.steps and facts["numerics"]["compiled"] is False
     monkeypatch.setattr(step, "load", None)
     assert train_point(p, tmp_path / "run", runtime) == "done"
     eager, found = (result(tmp_path / name) for name in ("eager", "run"))
@@ -134,7 +134,7 @@ def test_a_run_without_compiled_code_begins_anew_uncompiled_and_stays_so(folder,
 
 
 def test_a_run_that_has_trained_compiled_does_not_go_on_otherwise(folder, monkeypatch, tmp_path):
-    """It fails, keeps its checkpoint, and goes on once its compiled code can be had."""
+    """It fails, keeps its checkpoint, and goes on once its compiled code can be had; a branch of it trains alone."""
     p, runtime = tiny(tmp_path / "cache", "tokens=640")
     runtime.compile, sound = True, True
 
@@ -149,14 +149,21 @@ def test_a_run_that_has_trained_compiled_does_not_go_on_otherwise(folder, monkey
     monkeypatch.setattr(step, "_FUNCTIONS", {})
     monkeypatch.setattr(step, "load", library)
     assert train_point(p, tmp_path / "run", runtime, should_stop=Once(6)) == "stopped"
+    step_saved = read_checkpoint(tmp_path / "run")[1]["step"]
+    on_the_way = replace(runtime, until=3, trunk=True)
+    assert train_point(p, tmp_path / "trunk", on_the_way) == "paused"
     sound = False
-    with pytest.raises(CompiledCodeError, match="no disk; the run has trained compiled up to step 5"):
+    branch = replace(runtime, start=str(tmp_path / "trunk"), first=3, root="trunk")
+    assert train_point(p, tmp_path / "branch", branch) == "done"
+    found = result(tmp_path / "branch")
+    assert found["trunk"] is None and found["flops_spent"] == p.flops and found["numerics"]["compiled"] is False
+    with pytest.raises(CompiledCodeError, match=f"no disk; the run has trained compiled up to step {step_saved} "):
         train_point(p, tmp_path / "run", runtime)
     runtime.must_compile = True
     with pytest.raises(CompiledCodeError, match="no disk; launcher.compile"):
         train_point(p, tmp_path / "never", runtime)
     assert not (tmp_path / "never/result.json").exists()
-    sound = True
+    sound, runtime.must_compile = True, False
     assert train_point(p, tmp_path / "run", runtime) == "done"
     numerics = result(tmp_path / "run")["numerics"]
     assert numerics["compiled"] is True and "uncompiled" not in numerics
