@@ -29,7 +29,7 @@ class Job:
     validate_at   steps at which it validates beside its point's own
     trunk         whether it is one: its run lies among the trunks (trunks.py)
     carries       ids of the points that go through a trunk
-    root          what a branch has in common with all that begin as it does (prefix.py)
+    root          what it names as its trunk: common to all that begin as it does (prefix.py)
     shared_pass   sequences of the pass that its batches have in common with those of other points (passes.py)
     """
 
