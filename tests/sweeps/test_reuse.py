@@ -123,7 +123,7 @@ def test_weights_come_along_where_they_are_kept(tiny, launch, tmp_path):
     kept.write_bytes(whole[:-1])
     assert taken(points, own, found, 60, weights=True).keys() == {diverged.id} and finished(own / done) is None
     kept.write_bytes(whole)
-    assert taken(points, own, found, 60, weights=True).keys() == {*found}
+    assert taken(points, own, found, 60, weights=True).keys() == {done}
     assert (own / done / "weights.safetensors").read_bytes() == whole and finished(own / done) == "done"
     plain = tmp_path / "out/third/runs"
     assert taken(points, plain, found, 60).keys() == {*found} and not list(plain.rglob("weights.safetensors"))
