@@ -50,22 +50,23 @@ def test_whole_runs_are_copied_and_nothing_else(trained, tmp_path):
 
 
 @pytest.fixture
-def own(trained, corpus, tmp_path):
-    """(runs directory of another sweep, attempt(until)): `attempt` trains the first point there, and says how it ended."""
-    (point, *_), _, _ = trained
-    runs = tmp_path / "out/second/runs"
-    settings = Settings(runs, tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
+def two(tiny, corpus, tmp_path):
+    """(point, runs directory where it is trained, that of another sweep, attempt(until)): `attempt` trains it in the other,
+    and says how it ended."""
+    (point, *_), _ = tiny(tokens=1024)
+    first, second = (tmp_path / "out" / name / "runs" for name in ("first", "second"))
 
-    def attempt(until=None):
+    def attempt(until=None, runs=second):
+        settings = Settings(runs, tmp_path / "cache", tmp_path / "logs", {corpus.fingerprint: str(corpus.dir)})
         job = Job(point.id, (point,), "", False, 0.0, until=until)
         return execute(job.message(), settings.to_dict(), lambda **_: None, lambda: False)["status"]
 
-    return runs, attempt
+    assert attempt(runs=first) == "done"
+    return point, first, second, attempt
 
 
-def test_a_run_that_ended_here_before_the_claim_stays_as_it_is(trained, own, monkeypatch):
-    (point, *_), _, first = trained
-    runs, attempt = own
+def test_a_run_that_ended_here_before_the_claim_stays_as_it_is(two, monkeypatch):
+    point, first, runs, attempt = two
     found, files = reusable([point], runs, [first]), {}
 
     def late(*args):
@@ -78,9 +79,8 @@ def test_a_run_that_ended_here_before_the_claim_stays_as_it_is(trained, own, mon
     assert files and all((runs / point.id / name).read_bytes() == content for name, content in files.items())
 
 
-def test_checkpoints_of_a_run_that_is_replaced_go(trained, own):
-    (point, *_), _, first = trained
-    runs, attempt = own
+def test_checkpoints_of_a_run_that_is_replaced_go(two):
+    point, first, runs, attempt = two
     assert attempt(4) == "paused" and list((runs / point.id / "checkpoints").iterdir())
     assert taken([point], runs, reusable([point], runs, [first]), 60)
     assert finished(runs / point.id) == "done" and not list((runs / point.id / "checkpoints").iterdir())
