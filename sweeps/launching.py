@@ -162,7 +162,9 @@ class Launch(Outcomes):
     def take(self, job: Job) -> None:
         """`job` is about to start."""
         del self.waiting[job.id]
-        if job.compile and job.key not in self.compiled and job.key not in {r.job.key for r in self.running()}:
+        if job.key in self.compiled:
+            self.warm.add(job.id)
+        elif job.compile and job.key not in {r.job.key for r in self.running()}:
             self.cold.add(job.key)
 
     def _look_elsewhere(self) -> None:

@@ -46,6 +46,7 @@ class Outcomes:
         self.attempts: Counter = Counter()
         self.compiled = CompiledShapes(settings.cache, settings.threads)
         self.cold: set[str] = set()  # keys in their first compilation on this machine
+        self.warm: set[str] = set()  # jobs that began where their compiled steps were there
         self.uncompiled: set[str] = set()  # keys of which it was said that their code cannot be had
         self.summary, self.progress = Summary(), Progress()
         self.labels: dict[str, str] = {}
@@ -142,8 +143,10 @@ class Outcomes:
         ended = message["status"] in ("done", "paused")
         if ended and steps >= STEPS_MEASURED and message.get("device_seconds", 0) > 0:
             more = {}
-            if compiled and message.get("compile_seconds", 0) > 1:
-                more = {"first_seconds": message["compile_seconds"], "cold": job.key not in self.compiled}
+            cold = job.key not in self.compiled
+            # Another may have compiled meanwhile: its first step waited for that, and tells of neither.
+            if compiled and message.get("compile_seconds", 0) > 1 and (cold or job.id in self.warm):
+                more = {"first_seconds": message["compile_seconds"], "cold": cold}
             seconds = message["device_seconds"] / steps
             if compiled and message.get("shared_pass"):
                 seconds /= 1 + SLOWER  # rates are those of whole steps

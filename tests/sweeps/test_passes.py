@@ -8,6 +8,7 @@ import pytest
 from sweeps.display import Display
 from sweeps.expand import expand
 from sweeps.jobs import Settings
+from sweeps.launching import Launch
 from sweeps.outcomes import STEPS_MEASURED, Outcomes
 from sweeps.passes import LEAST_TOKENS, SLOWER, Passes
 from sweeps.plan import make_plan
@@ -121,7 +122,23 @@ def test_what_steps_by_a_pass_took_is_not_counted_twice(plan_of, tmp_path):
     rates, job, launch, _ = ended(plan, tmp_path, compiled=True, shared_pass=plan.groups[0].shared_pass)
     point = job.points[0]
     assert rates.compiled.source == "2 runs here" and job.key in launch.compiled
+    assert (rates.compile_cold, rates.compile_warm) == (9.0, 0.1)  # the second waited for the first's: no time of a load
     assert rates.seconds(point, True) * plan.passes.slower(point, True) == pytest.approx(0.01 * point.steps)
+
+
+def test_loads_are_timed_where_a_job_begins_with_its_code_there(plan_of, tmp_path):
+    class Idle(Launch):
+        running = lambda self: []  # noqa: E731
+
+    plan = plan_of("batch_size=64")
+    launch = Idle(plan, Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(io.StringIO()))
+    for seconds, job in zip((9.0, 2.0), plan.jobs(), strict=True):
+        launch.take(job)
+        took = {"device_seconds": 0.02 * STEPS_MEASURED, "compile_seconds": seconds,
+                "flops_spent": 2 * STEPS_MEASURED * job.points[0].step_flops}  # fmt: skip
+        launch.ended(job, {"status": "done", "trained": True, "compiled": True, "shared_pass": None, **took}, 60.0)
+    rates = measured_rates(tmp_path, "cpu", "bf16", probe=False)
+    assert (rates.compile_cold, rates.compile_warm) == (9.0, 2.0)
 
 
 def test_a_run_without_its_compiled_code_counts_as_eager(plan_of, tmp_path):
