@@ -126,7 +126,8 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
         warnings.simplefilter("ignore")  # of PyTorch about itself
         graph = through_onednn(make_fx(function)(*example))
         exported = torch.export.export(graph, example, strict=False).module()
-        options = {"aot_inductor.output_path": f"{scratch}/step.so"}
+        # Which vectors the processor has it says itself; trying each out by a compiler costs every new cache 10 s.
+        options = {"aot_inductor.output_path": f"{scratch}/step.so", "cpp.vec_isa_ok": True}
         # Precompiled headers would save a tenth of a compilation; they lie in /tmp, where another user may have put some.
         if hasattr(torch._inductor.config.aot_inductor, "precompile_headers"):
             options["aot_inductor.precompile_headers"] = False
