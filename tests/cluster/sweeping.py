@@ -80,7 +80,8 @@ class Sweeping:
             wait_for(found)
         finally:
             for pid in held.values():
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # else it would hide what was waited for in vain
+                    os.kill(pid, signal.SIGCONT)
         return list(held)
 
     def attempts(self, out="out"):
