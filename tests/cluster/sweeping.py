@@ -71,8 +71,9 @@ class Sweeping:
         def found():
             for run in (self.folder / out / "runs").glob("*"):
                 if run not in held and read_status(run)["status"] == "running" and any((run / "checkpoints").iterdir()):
-                    held[run] = newest_attempt(run).pid
-                    os.kill(held[run], signal.SIGSTOP)
+                    with contextlib.suppress(ProcessLookupError):  # it ended just now, or was killed earlier
+                        os.kill(pid := newest_attempt(run).pid, signal.SIGSTOP)
+                        held[run] = pid
             return len(held) >= count
 
         try:
