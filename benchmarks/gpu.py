@@ -215,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     end = time.monotonic() + (given.limit or LIMITS[given.quick])
     chosen = TINY if given.device == "cpu" else [size for size in SIZES if not given.quick or size.name in QUICK]
     if given.sizes:
+        if unknown := set(given.sizes.split(",")) - {size.name for size in SIZES}:
+            parser.error(f"--sizes: {', '.join(sorted(unknown))}? There are {', '.join(size.name for size in SIZES)}.")
         chosen = [size for size in SIZES if size.name in given.sizes.split(",")]
     rounds, seconds = (3, 0.5) if given.quick else (5, 1.0)
     if given.device == "cpu":

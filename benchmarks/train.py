@@ -59,7 +59,8 @@ class Ours:
     """Two workers, each on a point of its own; stopped but while they are measured."""
 
     def __init__(self, points: list[Point], places: dict, folder: Path):
-        settings = Settings(runs_dir=folder / "runs", logs=folder / "logs", workers=2, tracking={"name": "none"}, **places)
+        settings = Settings(runs_dir=folder / "runs", logs=folder / "logs", workers=2, compile="always",
+                            tracking={"name": "none"}, **places)
         settings.logs.mkdir(parents=True)
         self.events: queue.Queue = _Stamped()
         self.workers = [Worker(slot, settings, self.events) for slot in (0, 1)]
@@ -107,11 +108,12 @@ class Ours:
 
 
 def compile_ahead(widths: list[int]) -> None:
-    """Compile the shapes two at a time: two workers that meet a shape for the first time compile it twice."""
+    """Compile the shapes two at a time: two workers that meet a shape for the first time compile it twice. An odd one is
+    compiled while another trains that is there by then; one alone by both."""
     found = [points_of(width) for width in sorted(widths, reverse=True)]
-    for (one, places), (other, _) in zip(found[::2], found[1::2], strict=False):
+    for (one, places), (other, _) in zip(found[::2], [*found[1::2], found[0]], strict=False):
         with tempfile.TemporaryDirectory(prefix="hyperlaw-train-") as folder:
-            Ours([one[0], other[0]], places, Path(folder)).close()
+            Ours([one[0], other[1]], places, Path(folder)).close()
 
 
 class _Stamped(queue.Queue):
@@ -163,7 +165,9 @@ def main() -> None:
         sys.exit("this benchmark needs two cores")
     os.sched_setaffinity(0, own)
     rounds, seconds = (3, 2.5) if given.quick else (7, 6.0)
-    widths = [int(width) for width in given.widths.split(",")]
+    widths = [int(width) for width in given.widths.split(",") if width.isdecimal()]
+    if set(widths) - set(SHAPES) or len(widths) <= given.widths.count(","):
+        parser.error(f"--widths {given.widths}: some of {', '.join(map(str, SHAPES))}, with commas between")
     compile_ahead(widths)
     gemm = [Peer("gemm", [core]) for core in own]
     ratios, figures = {}, {}

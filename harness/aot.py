@@ -126,8 +126,9 @@ def _compile(function: Callable, example: tuple[Tensor, ...], folder: Path, key:
         warnings.simplefilter("ignore")  # of PyTorch about itself
         graph = through_onednn(make_fx(function)(*example))
         exported = torch.export.export(graph, example, strict=False).module()
-        # Which vectors the processor has it says itself; trying each out by a compiler costs every new cache 10 s. Patterns
-        # of whole subgraphs take 2 s to load and find nothing that a step gains from (time a step: 1.00 +- 0.02).
+        # Which vectors the processor has it says itself, and a compiler that takes PyTorch's headers knows them: trying each
+        # out costs every new cache 10 s. Patterns of whole subgraphs take 2 s to load and find nothing that a step gains
+        # from (time a step: 1.00 +- 0.02).
         options = {"aot_inductor.output_path": f"{scratch}/step.so", "cpp.vec_isa_ok": True, "pattern_matcher": False}
         # Precompiled headers would save a tenth of a compilation; they lie in /tmp, where another user may have put some.
         if hasattr(torch._inductor.config.aot_inductor, "precompile_headers"):

@@ -24,7 +24,7 @@ from harness.group import Group
 from harness.optimizer import adamw_, gradient_norm, squared_norm
 from harness.point import Point
 from harness.private import keep_compiled_code
-from models.llama import Llama, token_loss
+from models.llama import Llama
 from models.parameterization import scales
 
 Tensors = dict[str, Tensor]
@@ -112,8 +112,7 @@ class ParallelStep:
         """(cross-entropy, training loss); weights stay fp32, matrix products run in `precision`."""
         module = self.model.wrapped if training else self.model.module
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = module(tokens[:, :-1])
-        return token_loss(logits, tokens[:, 1:], self.shape.z_loss)
+            return module(tokens[:, :-1], tokens[:, 1:])
 
 
 class _Replicated:

@@ -49,7 +49,7 @@ def profile(point: Point, runtime: Runtime, seconds: float) -> dict:
     Takes `seconds` beside compilation and warm-up, and a third of that for the peak.
     """
     with tempfile.TemporaryDirectory() as folder:
-        micro_batch = min(runtime.micro_batch or point.batch_size, point.batch_size)
+        micro_batch = min(runtime.micro_batch or point.largest_batch, point.largest_batch)
         state = State(RunDirectory(folder, point), runtime, micro_batch, Alone())
         calls, steps = _pieces(state, runtime)
         times = _take_turns(calls, runtime.device, seconds)

@@ -118,13 +118,14 @@ class Halving:
         return read_states(points, self.runs_dir, self.lease_seconds, self.cache)
 
     def _passed(self, k: int, states: dict[str, RunState]) -> int:
-        """How many rungs of a group are decided: as far as this process knows, or any point has passed."""
-        passed = self.decided.get(k, 0)
-        for member in self.groups[k].pausing:
+        """How many rungs of a group are decided: as far as this process knows, or any point that is left has passed; all
+        where none is left. One that is done need not have waited for a decision: it may come from another sweep."""
+        passed, pausing = self.decided.get(k, 0), self.groups[k].pausing
+        if not any(states[member.point.id].left for member in pausing):
+            return len(self.stages[k])
+        for member in pausing:
             state = states[member.point.id]
-            if state.status == "done":
-                return len(self.stages[k])
-            if state.status not in ("pruned", "diverged", "damaged"):
+            if state.status not in ("done", "pruned", "diverged", "damaged"):
                 steps = self.rungs.steps(member)
                 passed = max(passed, sum(state.step > steps[stage] for stage in self.stages[k]))
         return passed

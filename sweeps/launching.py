@@ -23,6 +23,7 @@ from harness.rundir import FINISHED
 from sweeps import trunks
 from sweeps.display import Display, labels, trunk_labels
 from sweeps.jobs import Job, Settings, Summary, pausing
+from sweeps.order import choose
 from sweeps.outcomes import ELSEWHERE_SECONDS, Outcomes, Running
 from sweeps.plan import Plan
 from sweeps.prune import reopen
@@ -128,7 +129,9 @@ class Launch(Outcomes):
         self.labels.update(labels(plan.points) | trunk_labels(jobs))
         self.progress.total += sum(1 for job in jobs if not job.trunk)
         self.progress.total -= sum(job.id in self.paused for job in jobs)  # it is the same point
-        self.compile_seconds = max(rates.compile_cold for rates in plan.rates.values()) if plan.rates else 0.0
+        rates = plan.rates.values()
+        self.compile_seconds = max((r.compile_cold for r in rates), default=0.0)
+        self.load_seconds = max((r.compile_warm for r in rates), default=0.0)
         for job in jobs:
             self._work(job).total += job.seconds
 
@@ -158,6 +161,23 @@ class Launch(Outcomes):
         """Jobs that can start now."""
         return {i: job for i, job in self.waiting.items()
                 if i not in self.elsewhere and self.finished.issuperset(job.needs)}  # fmt: skip
+
+    def chosen(self, ready: dict[str, Job], worker) -> Job:
+        """Takes from `ready`, which is not empty, what `worker` does next."""
+        others = {r.job.key for r in self.running()}
+        there = {key for key in {job.key for job in ready.values()} if key in others or key in self.compiled}
+
+        def first(job: Job) -> float:
+            if not job.compile or job.key == worker.key:
+                return 0.0
+            return self.load_seconds if job.key in there else self.compile_seconds
+
+        return ready.pop(choose(ready.values(), worker.key, others, self.cold, first, self.load_seconds).id)
+
+    def heard(self, job: Job, step: int) -> None:
+        """`job` is at `step`. Both its libraries, of the step and of validation, are there once it has validated."""
+        if step > min(job.points[0].validation_steps, default=0):
+            self.cold.discard(job.key)
 
     def take(self, job: Job) -> None:
         """`job` is about to start."""

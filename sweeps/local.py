@@ -15,7 +15,6 @@ from typing import TextIO
 from sweeps.display import Display
 from sweeps.jobs import Settings, Summary
 from sweeps.launching import TICK_SECONDS, Launch, Running, signals
-from sweeps.order import choose
 from sweeps.plan import Plan
 from sweeps.pool import Worker, exit_reason
 from sweeps.worker import GRACE_SECONDS
@@ -61,9 +60,7 @@ class LocalLaunch(Launch):
         ready = self.ready()
         for worker in self.workers:
             if worker.ready and worker.job is None and ready:
-                others = {w.key for w in self.workers if w is not worker and w.job}
-                job = choose(ready.values(), worker.key, others, self.cold)
-                del ready[job.id]
+                job = self.chosen(ready, worker)
                 self.take(job)
                 worker.start(job)
         coming = sum(1 for w in self.workers if not w.ready)
@@ -89,7 +86,7 @@ class LocalLaunch(Launch):
     def _on_progress(self, worker: Worker, message: dict) -> None:
         if worker.job and worker.job.id == message["job"]:
             worker.hear(message["step"], message["loss"])
-            self.cold.discard(worker.key)
+            self.heard(worker.job, message["step"])
 
     def _on_end(self, worker: Worker, message: dict) -> None:
         job, worker.job = worker.job, None

@@ -34,7 +34,7 @@ class Running:
 class Outcomes:
     """The state of one launch: jobs waiting, what became of the others, and how far all are."""
 
-    compile_seconds = 0.0  # of one shape, cold
+    compile_seconds = load_seconds = 0.0  # of one shape: cold, and where its code is there
 
     def __init__(self, settings: Settings, display: Display):
         self.settings, self.display = settings, display

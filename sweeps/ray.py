@@ -21,7 +21,6 @@ from harness.errors import UserError
 from sweeps.display import Display
 from sweeps.jobs import Settings, Summary
 from sweeps.launching import TICK_SECONDS, Launch, Running, signals
-from sweeps.order import choose
 from sweeps.plan import Plan
 from sweeps.ray_cluster import address_error, check_reachable, connected, places, resources
 from sweeps.ray_worker import RayWorker, loss_reason, node_lost
@@ -105,9 +104,7 @@ class RayLaunch(Launch):
             if not worker.ready or worker.job:
                 continue
             if ready:
-                others = {w.key for w in self.workers if w is not worker and w.job}
-                job = choose(ready.values(), worker.key, others, self.cold)
-                del ready[job.id]
+                job = self.chosen(ready, worker)
                 self.take(job)
                 worker.start(job)
             elif not self.waiting:  # others on the cluster may want its place
@@ -187,8 +184,8 @@ class RayLaunch(Launch):
             self._on_loss(worker, None)
             return
         worker.hear(news)
-        if worker.step:
-            self.cold.discard(worker.key)
+        if worker.job:
+            self.heard(worker.job, worker.step)
 
     def _on_train(self, worker: RayWorker, message: dict) -> None:
         job, worker.job = worker.job, None

@@ -45,7 +45,7 @@ def render(plan: Plan) -> str:
     rows = [[g.label, f"{g.points[0].precision}", str(len(g.points)), quantity(g.flops, "FLOP"),
              duration(g.seconds), "compile" if g.compile else "eager", g.reason]
             for g in groups[:GROUPS_SHOWN]]  # fmt: skip
-    lines += table(["width x depth", "in", "points", "work", "1 worker", "step", "because"], rows)
+    lines += table(["width x depth", "in", "points", "work", "1 worker", "step", "because"], rows, wrap=True)
     if len(groups) > GROUPS_SHOWN:
         rest = groups[GROUPS_SHOWN:]
         lines.append(f"  and {len(rest)} more shapes: {quantity(sum(g.flops for g in rest), 'FLOP')}, "

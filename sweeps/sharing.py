@@ -100,19 +100,24 @@ def make_jobs(groups: Iterable, forest: Forest, rates: Mapping[str, Rates], pass
     """Of sweeps.plan.Groups: one job per trunk that is to be trained, parents first, then one per point."""
     by_key = {group.key: group for group in groups}
 
-    def job(name: str, point: Point, start: str | None, last: int, **more) -> Job:
+    def job(name: str, point: Point, start: str | None, last: int, shared: int | None, **more) -> Job:
         group = by_key[passes.key(point)]
         first = forest.trunks[start].steps if start else 0
         share = flops_between(point, first, last) / point.flops
         seconds = rates[point.precision].seconds(point, group.compile) * share * passes.slower(point, group.compile)
         needs = (start,) if start and start not in forest.finished else ()
         return Job(name, (point,), group.key, group.compile, seconds, needs, start=start, first=first,
-                   shared_pass=passes.of(point) if group.compile else None, **more)  # fmt: skip
+                   shared_pass=shared if group.compile else None, **more)  # fmt: skip
 
-    carried = _carried(forest)
-    trunks = [job(t.id, t.point, t.parent, t.steps, until=t.steps, validate_at=t.validate_at, trunk=True,
+    carried, own = _carried(forest), {p.id: passes.of(p) for p in forest.points}
+
+    def passed_on(trunk: str) -> int | None:
+        """The pass of a trunk: its branches take its numerics, and it may divide later batches of some of them."""
+        return next((own[i] for i in carried[trunk] if own[i]), None)
+
+    trunks = [job(t.id, t.point, t.parent, t.steps, passed_on(t.id), until=t.steps, validate_at=t.validate_at, trunk=True,
                   carries=tuple(carried[t.id])) for t in forest.trunks.values() if t.id not in forest.finished]  # fmt: skip
-    points = [job(p.id, p, forest.start.get(p.id), p.steps, root=forest.root.get(p.id))
+    points = [job(p.id, p, forest.start.get(p.id), p.steps, passes.of(p), root=forest.root.get(p.id))
               for group in groups for p in group.points]  # fmt: skip
     return _with_chains([*trunks, *points])
 

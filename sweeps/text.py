@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 WIDTH = 99
 
 
@@ -32,8 +34,9 @@ def count_noun(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def table(header: list[str], rows: list[list], width: int = WIDTH) -> list[str]:
-    """Aligned lines, the first column and texts to the left; a line that would be too long is cut."""
+def table(header: list[str], rows: list[list], width: int = WIDTH, wrap: bool = False) -> list[str]:
+    """Aligned lines, the first column and texts to the left; a line that would be too long is cut, or goes on in the next
+    one (`wrap`)."""
     cells = [header] + [[str(c) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [i > 0 and all(_numeric(row[i]) for row in cells[1:]) for i in range(len(header))]
@@ -41,7 +44,10 @@ def table(header: list[str], rows: list[list], width: int = WIDTH) -> list[str]:
     for row in cells:
         parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         line = "  " + "  ".join(parts).rstrip()
-        lines.append(line if len(line) <= width else line[: width - 1] + "…")
+        if wrap:
+            lines += textwrap.wrap(line, width, subsequent_indent=" " * 6)
+        else:
+            lines.append(line if len(line) <= width else line[: width - 1] + "…")
     return lines
 
 

@@ -282,6 +282,18 @@ def test_a_run_of_one_step_has_no_rung(sweep):
     assert {status for status, _ in verdicts(planned).values()} == {"done"}
 
 
+@pytest.mark.parametrize("value", [-11, -7, -3])
+def test_a_point_that_another_sweep_has_finished_stops_no_deciding(sweep, value):
+    done = [m.point.id for m in sweep(strategy="grid").members if round(math.log2(m.values["optimizer.lr"])) == value]
+    train(sweep(strategy="grid").plan, only=done)
+    planned = sweep()
+    assert len(planned.plan.until) == 9 and len(planned.plan.left) == 8 and "decided at 25%, 50%" in planned.plan.notes[0]
+    follow(planned)
+    said = verdicts(planned)
+    assert said[value][0] == "done" and {-11, -3} - {value} <= {k for k, (word, _) in said.items() if word == "pruned"}
+    assert not sweep().plan.left and sweep().halving.more().points == ()
+
+
 def test_a_run_folder_that_became_a_link_is_not_stopped(sweep, tmp_path):
     planned = sweep(rungs=[0.5])
     train(planned.plan)

@@ -22,10 +22,11 @@ BATCHES = "batch_size=8,16,32,64"
 
 @pytest.fixture
 def plan_of(request_of, facts, tmp_path):
-    def build(*overrides, context=64, device="cpu", rates=RATES, micro_batch=None, share=True, **launcher):
+    def build(*overrides, context=64, device="cpu", rates=RATES, micro_batch=None, share=True, more=(), **launcher):
         r = request_of(*SHAPE, f"model.context={context}", *overrides)
         config = replace(r.config.launcher, workers=2, **launcher)
-        return make_plan(expand(r, facts), tmp_path / "runs", config, tmp_path, device, micro_batch, "x", rates, share=share)
+        return make_plan([*more, *expand(r, facts)], tmp_path / "runs", config, tmp_path, device, micro_batch, "x", rates,
+                         share=share)  # fmt: skip
 
     return build
 
@@ -95,6 +96,17 @@ def test_a_ramp_takes_the_pass_and_so_do_its_branches(plan_of):
     assert any(job.trunk for job in plan.jobs()) and {job.shared_pass for job in plan.jobs()} == {8}
     assert len({job.key for job in plan.jobs()}) == 1
     assert {g.shared_pass for g in plan_of(*ramp, share=False).groups} == {8}
+
+
+def test_a_trunk_takes_the_pass_of_what_goes_through_it(plan_of):
+    """Its branches take its numerics; of these two one alone has later batches that the pass divides."""
+    ramp = ("schedule=wsd", "schedule.warmup_tokens=65536", "optimizer.weight_decay=0.1",
+            "schedule.batch_ramp=[[1000000,20]]")  # fmt: skip
+    ramps = [plan_of(*ramp, f"batch_size={last}").points[0] for last in (36, 16)]
+    plan = plan_of("batch_size=24,32,40,48,56,64", more=ramps, compile="always")
+    (trunk,) = [job for job in plan.jobs() if job.trunk]
+    assert set(trunk.carries) == {p.id for p in ramps} and trunk.shared_pass == 8
+    assert {job.id: job.shared_pass for job in plan.jobs() if job.start} == {ramps[0].id: None, ramps[1].id: 8}
 
 
 def test_of_says_none_where_it_divides_nothing(request_of, facts):

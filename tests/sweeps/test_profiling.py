@@ -22,7 +22,8 @@ def places(folder):
 
 
 @pytest.mark.parametrize("micro_batch, more", [(None, []), (2, ["micro_batch=2"]),
-                                               (None, ["schedule.batch_ramp=[[512,1]]"])])  # fmt: skip
+                                               (None, ["schedule.batch_ramp=[[512,1]]"]),
+                                               (None, ["schedule.batch_ramp=[[512,8]]"])])  # fmt: skip
 def test_pieces_add_up_to_the_step(tmp_path, micro_batch, more):
     words = [*TINY, *places(tmp_path), *more]
     planned = prepare_plan(compose(words, "train"), name="train", report=lambda _: None, only_one=True, probe=False)
@@ -34,9 +35,10 @@ def test_pieces_add_up_to_the_step(tmp_path, micro_batch, more):
     assert list(seconds) == ["data", "forward", "backward", "update", "fusion", "host"]
     assert sum(seconds.values()) == pytest.approx(whole) and whole > 0
     assert all(seconds[name] > 0 for name in ("data", "forward", "update"))
-    assert found["rounds"] >= 5 and found["micro_batch"] == (micro_batch or 4)
+    assert found["rounds"] >= 5 and found["micro_batch"] == (micro_batch or member.point.largest_batch)
     assert found["numerics"]["precision"] == "fp32" and found["numerics"]["compiled"] is False
-    assert found["batch"] == (1 if member.point.batch_ramp else 4)  # of a ramp the first steps are timed
+    first = member.point.batch_ramp[0][1] if member.point.batch_ramp else 4
+    assert found["batch"] == first  # of a ramp the first steps are timed
     assert found["tokens_per_second"] * whole == pytest.approx(found["batch"] * 32)
     assert found["model_flops_per_second"] * whole == pytest.approx(member.point.flops_at(1))
     assert found["utilisation"] == pytest.approx(found["model_flops_per_second"] / found["peak_flops"])
