@@ -7,7 +7,8 @@ at most `sweep.keep` values is never stopped, and never pauses.
 
 The cheapest slices are trained in full (sweeps/groups.py): their optima tell how far those of the others may still move.
 Decisions follow from the curves up to the rung and from those slices alone (sweeps/rungs.py), so that a launch that was
-killed comes to the same. A rung that any unfinished point of a slice has passed is decided. Rungs that fall on one step are one.
+killed comes to the same. A rung that any unfinished point of a slice has passed is decided. Rungs that fall on one step
+are one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_pieces_add_up_to_the_step(tmp_path, micro_batch, more):
     assert all(seconds[name] > 0 for name in ("data", "forward", "update"))
     assert found["rounds"] >= 5 and found["micro_batch"] == (micro_batch or member.point.largest_batch)
     assert found["numerics"]["precision"] == "fp32" and found["numerics"]["compiled"] is False
-    first = member.point.batch_ramp[0][1] if member.point.batch_ramp else 4
+    first = member.point.stretches[0][1] if member.point.batch_ramp else 4
     assert found["batch"] == first  # of a ramp the first steps are timed
     assert found["tokens_per_second"] * whole == pytest.approx(found["batch"] * 32)
     assert found["model_flops_per_second"] * whole == pytest.approx(member.point.flops_at(1))
