@@ -13,7 +13,10 @@ hand   the same script tuned: torch.compile, bf16 autocast, one thread, attentio
 All sides take the same steps on the same tokens in the same order from the same weights, under the same schedule, and
 validate on the same windows after the same steps. Losses must agree within the noise of seeds, which differs by learning
 rate: at each, a side's differences from warm, root mean square over the widths, against that of two seeds (sqrt 2 standard
-deviations of SEEDS runs of ours at width 32), by an F test at 1 %. `--tpp` shortens all sides alike, for trials.
+deviations of 8 runs of ours at width 32), by an F test at 1 %. `--tpp` shortens all sides alike, for trials.
+
+`--quick` repeats nothing, asks 5 seeds, and lets the user's side, ten minutes of processes one after the other, train every
+second learning rate: its seconds are doubled.
 
 Each side's wall time is split: train, validate and compile are sums over points, divided by how many train at once; what
 is left is start-up, with the ends of processes and the time that one of two waits for the other.
@@ -45,7 +48,7 @@ from sweeps.text import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("start-up", "compile", "train", "validate")
-SEEDS = 8
+SEEDS, SEEDS_QUICK = 8, 5
 
 
 def points_of(words: list[str]) -> tuple[list[Point], DataBook]:
@@ -186,16 +189,27 @@ def seed_differences(points: list[Point], losses: dict) -> dict[float, float]:
 def against_seeds(points: list[Point], apart: dict[str, float], by_seed: dict[float, float]) -> dict[float, float]:
     """By learning rate how far a side is from warm, in root mean square over the widths, as a multiple of `by_seed`."""
     squares: dict[float, list[float]] = {}
-    for point in points:
+    for point in (p for p in points if p.id in apart):
         squares.setdefault(point.optimizer.lr, []).append(apart[point.id] ** 2)
     return {lr: 0.0 if by_seed[lr] == math.inf else math.sqrt(mean(known)) / by_seed[lr] for lr, known in squares.items()}
 
 
-def largest_multiple(widths: int) -> float:
+def largest_multiple(widths: int, seeds: int) -> float:
     """Below which such a multiple is noise: the root of F's 99 % quantile."""
     from scipy.stats import f
 
-    return math.sqrt(f.ppf(0.99, widths, SEEDS - 1))
+    return math.sqrt(f.ppf(0.99, widths, seeds - 1))
+
+
+def every_second(points: list[Point]) -> list[Point]:
+    """Those of every second learning rate, the highest among them."""
+    rates = sorted({p.optimizer.lr for p in points}, reverse=True)[::2]
+    return [p for p in points if p.optimizer.lr in rates]
+
+
+def doubled(side: dict) -> dict:
+    """What a side takes whose points come one after the other, and that has trained half of them."""
+    return {**side, "wall": 2 * side["wall"], "split": {part: 2 * seconds for part, seconds in side["split"].items()}}
 
 
 def main() -> int:
@@ -222,24 +236,28 @@ def compare(given, folder: Path, own: list[int]) -> int:
     warm_up(points, inputs, own)
     sides: dict[str, list[dict]] = {}
     for repeat in range(1 if given.quick else 3):
-        for name, measured in measure(words, points, book, inputs, folder / str(repeat), own):
+        for name, measured in measure(words, points, book, inputs, folder / str(repeat), own, given.quick):
             sides.setdefault(name, []).append(measured)
             print(f"{name}: {measured['wall']:.1f} s", flush=True)
     narrow = [*words, "model.width=32"]
-    seeds = ",".join(map(str, range(1, SEEDS)))
+    seeds = ",".join(map(str, range(1, SEEDS_QUICK if given.quick else SEEDS)))
     others = ours([*narrow, f"seed={seeds}"], folder / "seeds", folder / "0/cache")["losses"]
     known = sides["warm"][-1]["losses"]
     by_seed = seed_differences(points_of([*narrow, f"seed=0,{seeds}"])[0], known | others)
-    apart = {name: differences(sides[name][-1]["losses"], known) for name in ("cold", "user", "hand")}
+    trained = {name: every_second(points) if given.quick and name == "user" else points for name in ("cold", "user", "hand")}
+    apart = {name: differences(sides[name][-1]["losses"], {p.id: known[p.id] for p in of}) for name, of in trained.items()}
     return report(given, sides, points, by_seed, apart)
 
 
-def measure(words: list[str], points: list[Point], book: DataBook, inputs: Path, folder: Path, own: list[int]):
+def measure(words: list[str], points: list[Point], book: DataBook, inputs: Path, folder: Path, own: list[int], quick: bool):
     """(name, figures) of each side, one after the other."""
     cache = prepared(folder / "cache", book.corpora)
     yield "cold", ours(words, folder / "cold", cache)
     yield "warm", ours(words, folder / "warm", cache)
-    yield "user", by_hand(points, inputs, folder / "user", own, tuned=False)
+    if quick:
+        yield "user", doubled(by_hand(every_second(points), inputs, folder / "user", own, tuned=False))
+    else:
+        yield "user", by_hand(points, inputs, folder / "user", own, tuned=False)
     yield "hand", by_hand(points, inputs, folder / "hand", own, tuned=True)
 
 
@@ -250,8 +268,9 @@ def report(given, sides: dict[str, list[dict]], points: list[Point], by_seed: di
     rows = [[name, *(f"{x:.1f}" for x in (r["wall"], *r["split"].values(), r["first_step"]))] for name, r in last.items()]
     print("\n".join(table(header, rows)))
     multiples = {name: against_seeds(points, apart[name], by_seed) for name in apart}
-    limit = largest_multiple(len({p.shape.width for p in points}))
-    rows = [[f"{lr:.4g}", f"{by_seed[lr]:.4f}", *(f"{multiples[name][lr]:.2f}" for name in apart)] for lr in by_seed]
+    limit = largest_multiple(len({p.shape.width for p in points}), SEEDS_QUICK if given.quick else SEEDS)
+    rows = [[f"{lr:.4g}", f"{by_seed[lr]:.4f}", *(f"{of[lr]:.2f}" if lr in of else "" for of in multiples.values())]
+            for lr in by_seed]  # fmt: skip
     print("\n".join(table(["learning rate", "seeds differ by", *(f"{name} / that" for name in apart)], rows)))
     worst = max(x for of in multiples.values() for x in of.values())
     same = worst <= limit

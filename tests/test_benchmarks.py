@@ -128,8 +128,18 @@ def test_differences_are_measured_by_those_of_seeds_at_their_learning_rate(corpu
     assert by_seed == pytest.approx({0.01: 0.001 * math.sqrt(2) * deviation, 0.02: 0.1 * math.sqrt(2) * deviation,
                                      0.04: math.inf})  # fmt: skip
     multiples = sweep.against_seeds(points, {p.id: math.inf if p.optimizer.lr == 0.04 else 0.05 for p in points}, by_seed)
-    assert multiples[0.02] < 1 < sweep.largest_multiple(2) < 30 < multiples[0.01] and multiples[0.04] == 0
-    assert sweep.largest_multiple(3) == pytest.approx(math.sqrt(8.45), abs=1e-2)  # F(3, 7), any table
+    assert multiples[0.02] < 1 < sweep.largest_multiple(2, 8) < 30 < multiples[0.01] and multiples[0.04] == 0
+    assert sweep.largest_multiple(3, 8) == pytest.approx(math.sqrt(8.45), abs=1e-2)  # F(3, 7), any table
+
+
+def test_the_quick_users_side_is_half_of_the_points_twice(corpus):
+    points, _ = tiny_points(corpus, "optimizer.lr=0.01,0.02,0.04,0.08", "optimizer.beta2=0.9,0.95")
+    half = sweep.every_second(points)
+    assert sorted(p.optimizer.lr for p in half) == [0.02, 0.02, 0.08, 0.08]
+    side = {"wall": 5.0, "split": {"train": 3.0, "validate": 2.0}, "first_step": 1.0, "losses": {"a": 2.0}}
+    assert sweep.doubled(side) == {**side, "wall": 10.0, "split": {"train": 6.0, "validate": 4.0}}
+    multiples = sweep.against_seeds(points, {p.id: 0.1 for p in half}, dict.fromkeys((0.01, 0.02, 0.04, 0.08), 0.2))
+    assert multiples == pytest.approx({0.02: 0.5, 0.08: 0.5})
 
 
 @pytest.mark.parametrize("off, verdict", [(0.001, "the same within"), (0.1, "NOT THE SAME within")])
