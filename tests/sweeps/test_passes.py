@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from sweeps.display import Display
 from sweeps.expand import expand
 from sweeps.jobs import Settings
-from sweeps.launching import Launch
+from sweeps.launching import Launch, Running
 from sweeps.outcomes import STEPS_MEASURED, Outcomes
 from sweeps.passes import LEAST_TOKENS, SLOWER, Passes
 from sweeps.plan import make_plan
@@ -151,6 +152,25 @@ def test_loads_are_timed_where_a_job_begins_with_its_code_there(plan_of, tmp_pat
         launch.ended(job, {"status": "done", "trained": True, "compiled": True, "shared_pass": None, **took}, 60.0)
     rates = measured_rates(tmp_path, "cpu", "bf16", probe=False)
     assert (rates.compile_cold, rates.compile_warm) == (9.0, 2.0)
+
+
+def test_a_shape_is_left_to_who_compiles_it_until_it_has_validated(plan_of, tmp_path):
+    """Its validation is a library, too. Then it is like any other, and the longest goes first."""
+    class Busy(Launch):
+        busy = ()
+        running = lambda self: [Running(job, 1, 0.0, 1.0) for job in self.busy]  # noqa: E731
+
+    plan = plan_of("batch_size=32,50", compile="always")
+    launch = Busy(plan, Settings(plan.runs_dir, tmp_path, tmp_path, {}), Display(io.StringIO()))
+    job = launch.chosen(launch.ready(), free := SimpleNamespace(key=None))
+    launch.take(job)
+    launch.busy = (job,)
+    first = job.points[0].validation_steps[0]
+    for step, alike in ((1, False), (first, False), (first + 1, True)):
+        launch.heard(job, step)
+        assert (job.key not in launch.cold) == alike
+        assert launch.chosen(launch.ready(), free).key != job.key or alike
+    assert launch.chosen(launch.ready(), SimpleNamespace(key=job.key)).key != job.key  # it takes longer: it compiles
 
 
 def test_a_run_without_its_compiled_code_counts_as_eager(plan_of, tmp_path):
